@@ -1,0 +1,284 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// config is every setting of a run. Its keys are the same words in the
+// configuration file, on the kernel command line (azprov.KEY=VALUE) and as
+// flags (-KEY VALUE): keys lists them.
+type config struct {
+	Media          string        // device, image, directory or ovf-env.xml; "" = find it
+	MediaWait      time.Duration // how long to wait for a late DVD
+	MediaEject     bool
+	Interface      string // "" = choose
+	Deadline       time.Duration
+	NetworkWait    time.Duration // DHCP deadline
+	HostnameWait   time.Duration // how long the lease waits for the host name
+	WireServer     string        // "" = option 245, else 168.63.129.16
+	Health         string        // xml, json
+	UserGroups     []string
+	UserShell      string
+	UserSudo       bool
+	UserSystem     bool // a system account may be given the password
+	PasswordRounds int
+	RootLock       bool
+	Hosts          bool
+	ResolvConf     bool
+	CustomData     string // store, run
+	CustomDataWhen string // after, before
+	CustomDataTime time.Duration
+	KVP            string // pool file directory in the guest; "" = none
+	Force          bool   // run although nothing says that this is Azure
+	Skip           []string
+}
+
+// option is one key: its default, the help line, and how its value is set.
+type option struct {
+	name, value, help string
+	set               func(string) error
+}
+
+// options lists every key, in the order of the manual.
+func (c *config) options() []option {
+	return []option{
+		{"media", "", "provisioning medium: device, image file, directory or ovf-env.xml", setText(&c.Media)},
+		{"media.wait", "30s", "how long to wait for a late medium", setDuration(&c.MediaWait)},
+		{"media.eject", "no", "eject the DVD after Ready is acknowledged", setBool(&c.MediaEject)},
+		{"interface", "", "network interface to use", setText(&c.Interface)},
+		{"deadline", "20m", "how long to try until Ready is acknowledged", setDuration(&c.Deadline)},
+		{"network.wait", "5m", "how long to wait for a link and a DHCP lease", setDuration(&c.NetworkWait)},
+		{"hostname.wait", "1s", "how long DHCP waits for the host name on the medium", setDuration(&c.HostnameWait)},
+		{"wireserver", "", "wire server address instead of DHCP option 245 or 168.63.129.16", setText(&c.WireServer)},
+		{"health", "xml", "health endpoint: xml, or json with xml as fallback", setOneOf(&c.Health, "xml", "json")},
+		{"user.groups", "", "more groups of the user, separated by commas", setList(&c.UserGroups)},
+		{"user.shell", "", "login shell of a new user instead of the image's default", setText(&c.UserShell)},
+		{"user.sudo", "yes", "let the user become root by sudo or doas", setBool(&c.UserSudo)},
+		{"user.system", "no", "allow the user name to be a system account", setBool(&c.UserSystem)},
+		{"password.rounds", "5000", "rounds of SHA-512-crypt, 1000 to 10000000", setInt(&c.PasswordRounds, 1000, 10000000)},
+		{"root.lock", "no", "lock root's password", setBool(&c.RootLock)},
+		{"hosts", "yes", "keep the host name in /etc/hosts", setBool(&c.Hosts)},
+		{"resolv.conf", "yes", "write /etc/resolv.conf from the lease", setBool(&c.ResolvConf)},
+		{"customdata", "store", "what to do with custom data: store, or run it if it is a script", setOneOf(&c.CustomData, "store", "run")},
+		{"customdata.when", "after", "run custom data before or after Ready", setOneOf(&c.CustomDataWhen, "after", "before")},
+		{"customdata.timeout", "1h", "how long custom data may run", setDuration(&c.CustomDataTime)},
+		{"kvp", "/var/lib/hyperv", "directory of the Hyper-V KVP pool files; none to write none", setText(&c.KVP)},
+		{"force", "no", "run although nothing says that this is an Azure VM", setBool(&c.Force)},
+		{"skip", "", "steps to leave out, separated by commas", setList(&c.Skip)},
+	}
+}
+
+// defaultConfig returns the settings with every key at its default.
+func defaultConfig() *config {
+	c := &config{}
+	for _, o := range c.options() {
+		if err := o.set(o.value); err != nil {
+			panic("default of " + o.name + ": " + err.Error())
+		}
+	}
+	return c
+}
+
+// configError names where a bad setting stands.
+type configError struct {
+	Where string // "file:line", "kernel command line", "flag"
+	Key   string
+	Err   error
+}
+
+func (e *configError) Error() string { return e.Where + ": " + e.Key + ": " + e.Err.Error() }
+func (e *configError) Unwrap() error { return e.Err }
+
+var errUnknownKey = errors.New("unknown key; azprov help lists them")
+
+// set gives one key its value.
+func (c *config) set(where, key, value string) error {
+	opts := c.options()
+	i := slices.IndexFunc(opts, func(o option) bool { return o.name == key })
+	if i < 0 {
+		return &configError{where, key, errUnknownKey}
+	}
+	if err := opts[i].set(value); err != nil {
+		return &configError{where, key, err}
+	}
+	return nil
+}
+
+const maxConfig = 64 << 10
+
+// readFile reads settings of the form "key = value", a line each; blank lines and
+// lines that start with # are skipped. The file is at most 64 KiB.
+func (c *config) readFile(name string, r io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(r, maxConfig+1))
+	if err != nil {
+		return failure("read configuration", name, err)
+	}
+	if len(data) > maxConfig {
+		return failure("read configuration", name, errors.New("larger than 64 KiB"))
+	}
+	for i, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		where := fmt.Sprintf("%s:%d", name, i+1)
+		key, value, ok := strings.Cut(line, "=")
+		if !ok {
+			return &configError{where, line, errors.New("no = in the line")}
+		}
+		if err := c.set(where, strings.TrimSpace(key), strings.TrimSpace(value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readCommandLine takes every azprov.KEY=VALUE of a kernel command line. A value
+// may be quoted as the kernel allows: azprov.key="a b".
+func (c *config) readCommandLine(line string) error {
+	for _, word := range splitCommandLine(line) {
+		rest, ok := strings.CutPrefix(word, "azprov.")
+		if !ok {
+			continue
+		}
+		key, value, ok := strings.Cut(rest, "=")
+		if !ok {
+			return &configError{"kernel command line", key, errors.New("no value")}
+		}
+		if err := c.set("kernel command line", key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// splitCommandLine splits at blanks outside of double quotes and drops the
+// quotes, as the kernel's next_arg (lib/cmdline.c) does.
+func splitCommandLine(line string) []string {
+	var words []string
+	var word strings.Builder
+	quoted, open := false, false
+	for _, r := range line {
+		switch {
+		case r == '"':
+			quoted, open = !quoted, true
+		case strings.ContainsRune(" \t\n\x00", r) && !quoted:
+			if open {
+				words = append(words, word.String())
+				word.Reset()
+				open = false
+			}
+		default:
+			word.WriteRune(r)
+			open = true
+		}
+	}
+	if open {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+// loadConfig is defaults, then the file (of the guest if name is empty; a named
+// file must exist), then the kernel command line.
+func loadConfig(g *guest, name, procfs string) (*config, error) {
+	c := defaultConfig()
+	if name != "" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, failure("open configuration", name, err)
+		}
+		defer f.Close()
+		if err := c.readFile(name, f); err != nil {
+			return nil, err
+		}
+	} else if data, err := g.read("/etc/azprov.conf", maxConfig); err == nil {
+		if err := c.readFile("/etc/azprov.conf", strings.NewReader(string(data))); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if data, err := os.ReadFile(procfs + "/cmdline"); err == nil {
+		if err := c.readCommandLine(string(data)); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func setText(p *string) func(string) error {
+	return func(s string) error { *p = s; return nil }
+}
+
+func setList(p *[]string) func(string) error {
+	return func(s string) error {
+		*p = nil
+		for e := range strings.SplitSeq(s, ",") {
+			if e = strings.TrimSpace(e); e != "" {
+				*p = append(*p, e)
+			}
+		}
+		return nil
+	}
+}
+
+func setOneOf(p *string, values ...string) func(string) error {
+	return func(s string) error {
+		if !slices.Contains(values, s) {
+			return fmt.Errorf("%q is none of %s", s, strings.Join(values, ", "))
+		}
+		*p = s
+		return nil
+	}
+}
+
+// parseBool takes true, 1, on, yes and false, 0, off, no in any case.
+func parseBool(s string) (bool, error) {
+	switch strings.ToLower(s) {
+	case "true", "1", "on", "yes":
+		return true, nil
+	case "false", "0", "off", "no":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is neither yes nor no", s)
+}
+
+func setBool(p *bool) func(string) error {
+	return func(s string) error {
+		v, err := parseBool(s)
+		if err == nil {
+			*p = v
+		}
+		return err
+	}
+}
+
+func setInt(p *int, low, high int) func(string) error {
+	return func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < low || n > high {
+			return fmt.Errorf("%q is no number from %d to %d", s, low, high)
+		}
+		*p = n
+		return nil
+	}
+}
+
+func setDuration(p *time.Duration) func(string) error {
+	return func(s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < 0 || d > 365*24*time.Hour {
+			return fmt.Errorf("%q is no duration such as 500ms, 30s or 20m", s)
+		}
+		*p = d
+		return nil
+	}
+}
