@@ -261,6 +261,9 @@ func (d *jsonDecoder) number() any {
 	text := string(d.data[start:d.pos])
 	digits := strings.TrimPrefix(text, "-")
 	f, err := strconv.ParseFloat(text, 64)
+	if _, fraction, has := strings.Cut(text, "."); has && (fraction == "" || fraction[0] < '0' || fraction[0] > '9') {
+		err = strconv.ErrSyntax
+	}
 	if err != nil || digits == "" || digits[0] < '0' || digits[0] > '9' ||
 		len(digits) > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9' {
 		d.fail("bad number")

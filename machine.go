@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -123,4 +124,11 @@ func swapUUID(id string) string {
 		b.WriteString(id[i : i+2])
 	}
 	return b.String() + id[19:]
+}
+
+// currentWarnings returns the warnings so far.
+func (m *machine) currentWarnings() []warning {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.warnings)
 }

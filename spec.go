@@ -1,5 +1,7 @@
 package main
 
+import "fmt"
+
 // secret is a text that must never be printed. Its String and JSON forms are
 // "[redacted]"; wipe overwrites the bytes.
 type secret []byte
@@ -17,15 +19,7 @@ func (s secret) String() string {
 func (s secret) GoString() string { return s.String() }
 
 // Format keeps every fmt verb, %x and %s of the bytes included, from printing them.
-func (s secret) Format(f fmtState, _ rune) { f.Write([]byte(s.String())) }
-
-// fmtState is the part of fmt.State that Format needs.
-type fmtState interface {
-	Write(b []byte) (int, error)
-	Width() (int, bool)
-	Precision() (int, bool)
-	Flag(c int) bool
-}
+func (s secret) Format(f fmt.State, _ rune) { f.Write([]byte(s.String())) }
 
 func (s secret) wipe() { clear(s[:cap(s)]) }
 
