@@ -1,0 +1,61 @@
+# azprov: make, make demo, make test, make size, make bench, make fuzz, make clean.
+
+GO          ?= go
+PATH        := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+FLAGS       := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+SOURCES     := $(filter-out %_test.go,$(wildcard *.go)) go.mod go.sum
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The largest binary that may ship, in bytes; gzip -9 and xz -9e of it.
+MAX_SIZE := 3000000
+MAX_GZIP := 1250000
+MAX_XZ   := 1050000
+
+FUZZTIME ?= 5s
+
+export PATH
+export CGO_ENABLED = 0
+
+all: azprov
+
+azprov: $(SOURCES) | go
+	$(GO) build $(FLAGS) -o $@ .
+
+azprov-arm64: $(SOURCES) | go
+	GOARCH=arm64 $(GO) build $(FLAGS) -o $@ .
+
+azuresim: $(SOURCES) $(wildcard sim/*.go cmd/azuresim/*.go) | go
+	$(GO) build -trimpath -buildvcs=false -o $@ ./cmd/azuresim
+
+go:
+	@scripts/setup build
+
+demo: azprov azuresim
+	@scripts/setup demo
+	@scripts/demo
+
+test: check
+	@scripts/setup test
+	$(GO) test -timeout 20m ./...
+	scripts/fuzz $(FUZZTIME)
+
+check: | go
+	@test -z "$$(gofmt -l .)" || { echo "gofmt wants to change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+size: azprov azprov-arm64
+	@scripts/size $(MAX_SIZE) $(MAX_GZIP) $(MAX_XZ) azprov azprov-arm64
+
+bench: azprov azuresim
+	@scripts/setup demo
+	$(GO) build -trimpath -buildvcs=false -o build/bare ./bench/bare
+	$(GO) run ./bench
+
+fuzz: | go
+	scripts/fuzz 5m
+
+clean:
+	rm -rf azprov azprov-arm64 azuresim build demo
+
+.PHONY: all go demo test check size bench fuzz clean
