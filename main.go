@@ -1,9 +1,78 @@
-// Command azprov provisions an Azure Linux VM without an agent.
+// Go reads its CPU limits from cgroup files at every start unless told not to.
+
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
+// Command azprov provisions an Azure Linux VM without an agent: it reads the
+// provisioning DVD, gets a DHCP lease, applies account, keys, host name and
+// custom data below one root directory, and reports Ready to the wire server.
+//
+// It is one static binary that starts no other program. The whole boot is the
+// table in plan; azprov plan prints it.
 package main
 
 import (
-	_ "github.com/mdlayher/netlink"
-	_ "github.com/u-root/u-root/pkg/mount"
+	"os"
+	"time"
 )
 
-func main() {}
+// Exit codes.
+const (
+	exitOK             = 0 // provisioned, or nothing to do
+	exitFailed         = 1 // provisioning failed
+	exitUsage          = 2 // usage or configuration
+	exitNotAzure       = 3 // not an Azure VM
+	exitUnacknowledged = 4 // applied, but Azure has not acknowledged Ready
+)
+
+// plan is the whole boot. A step may only need and want what stands above it.
+func plan(cfg *config) []step {
+	script := step{name: "script", about: "run the custom data, if that is wanted and it is a script",
+		needs: []string{"customdata", "user", "ssh", "hostname"}, wants: []string{"lease"},
+		weight: bestEffort, when: everyBoot, run: (*boot).stepScript}
+	ready := step{name: "ready", about: "report Ready, or why not, to the wire server and by KVP",
+		needs:  []string{"state", "media", "user", "hostname", "lease", "goalstate", "ssh", "customdata"},
+		wants:  []string{"publish"},
+		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
+
+	steps := []step{
+		{name: "state", about: "note that this instance is being provisioned",
+			weight: required, when: firstBoot, run: (*boot).stepState},
+		{name: "media", about: "find the DVD and read ovf-env.xml",
+			weight: required, when: firstBoot, run: (*boot).stepMedia},
+		{name: "link", about: "choose the network interface and bring it up",
+			weight: contact, when: everyBoot, run: (*boot).stepLink},
+		{name: "hostname", about: "host name: kernel, /etc/hostname, /etc/hosts",
+			needs:  []string{"state", "media"},
+			weight: required, when: firstBoot, run: (*boot).stepHostname},
+		{name: "user", about: "account, password, groups, sudo",
+			needs:  []string{"state", "media"},
+			weight: required, when: firstBoot, run: (*boot).stepUser},
+		{name: "lease", about: "DHCP with the host name in its first packet; address, routes, resolv.conf",
+			needs: []string{"link"}, wants: []string{"hostname"},
+			patience: func(c *config) time.Duration { return c.HostnameWait },
+			weight:   contact, when: everyBoot, run: (*boot).stepLease},
+		{name: "publish", about: "publish a host name that DHCP did not wait for",
+			needs:  []string{"lease", "hostname"},
+			weight: bestEffort, when: firstBoot, run: (*boot).stepPublish},
+		{name: "goalstate", about: "fetch the goal state from the wire server",
+			needs:  []string{"lease"},
+			weight: contact, when: unacknowledged, run: (*boot).stepGoalState},
+		{name: "ssh", about: "authorized keys and sshd settings",
+			needs:  []string{"user"},
+			weight: required, when: firstBoot, run: (*boot).stepSSH},
+		{name: "customdata", about: "store the custom data",
+			needs:  []string{"state", "media"},
+			weight: required, when: firstBoot, run: (*boot).stepCustomData},
+	}
+	if cfg.CustomDataWhen == "before" {
+		ready.needs = append(ready.needs, script.name)
+		return append(steps, script, ready)
+	}
+	script.needs = append(script.needs, ready.name)
+	return append(steps, ready, script)
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, time.Now()))
+}

@@ -139,3 +139,28 @@ func (p *svg) printf(format string, args ...any) {
 func (p *svg) text(x, y float64, color, weight, s string) {
 	p.printf(`<text x="%.1f" y="%.1f" fill="%s" font-weight="%s">%s</text>`+"\n", x, y, color, weight, html.EscapeString(s))
 }
+
+// Marks turns the requests of a sandbox's last run into marks of a timeline.
+func Marks(events []Event) []Mark {
+	var marks []Mark
+	var start int64
+	for _, e := range events {
+		if e.Service == "sandbox" {
+			if e.Type == "start" {
+				start, marks = e.Mono, nil
+			}
+			continue
+		}
+		label := e.Service
+		for _, part := range []string{e.Type, e.Method, e.Path, e.Name, e.State, e.Sub} {
+			if part != "" {
+				label += " " + part
+			}
+		}
+		if e.Fault != "" {
+			label += " (" + e.Fault + ")"
+		}
+		marks = append(marks, Mark{At: float64(e.Mono-start) / 1e6, Label: label})
+	}
+	return marks
+}

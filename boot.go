@@ -1,0 +1,316 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// boot is one run: the machine, what is known about the instance, and what the
+// steps leave for each other. A field is written by one step and read by steps
+// that need it.
+type boot struct {
+	*machine
+	run        *running
+	phase      occasion
+	started    time.Time // wall clock
+	instance   instance
+	stateErr   error // why the instance could not be read
+	readyAfter time.Duration
+
+	medium  *medium
+	spec    *spec
+	account *account
+	link    *link
+	lease   *lease
+	wire    *wireServer
+	goal    *goalState
+	// specialized is set when this instance is new but has no provisioning
+	// medium, and the disk was provisioned before: a VM made from a specialized
+	// disk. There is nothing to apply; Ready is reported.
+	specialized bool
+}
+
+// newBoot looks up what was done before and decides what this run is for.
+func newBoot(m *machine) *boot {
+	in, err := loadInstance(m.guest)
+	b := &boot{machine: m, instance: in, stateErr: err, started: m.now(), spec: &spec{}}
+	id := m.instanceID()
+	switch {
+	case in.Progress == acknowledged && in.of(id):
+		b.phase = everyBoot
+	case in.Progress == applied && in.of(id):
+		b.phase = unacknowledged
+	}
+	if id == "" {
+		m.log.note("state", "this machine has no SMBIOS product UUID: a clone can't be told from its original")
+	}
+	return b
+}
+
+func (b *boot) stepState(context.Context) (string, error) {
+	if b.stateErr != nil {
+		return "", b.stateErr
+	}
+	id := b.instanceID()
+	if b.instance.Progress == applying && b.instance.of(id) {
+		return "an earlier run was cut off: provisioning again", nil
+	}
+	before := b.instance
+	b.instance = instance{ID: id, Progress: applying}
+	if err := b.instance.save(b.guest); err != nil {
+		return "", err
+	}
+	if before.Progress != untouched {
+		return "new instance " + id + ", the disk was provisioned as " + before.ID, nil
+	}
+	return "new instance " + id, nil
+}
+
+func (b *boot) stepMedia(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.MediaWait+time.Second)
+	defer cancel()
+	wasProvisioned := b.phase == firstBoot && b.previous() && b.cfg.Media == ""
+	med, err := b.findMedium(ctx)
+	if err != nil {
+		if wasProvisioned && errors.Is(err, errNoMedium) {
+			b.specialized = true
+			return "no medium, and the disk is provisioned: a VM from a specialized disk, nothing to apply", nil
+		}
+		return "", err
+	}
+	s, err := parseOVF(med.OVF)
+	if err != nil {
+		return "", failure("parse ovf-env.xml", med.Device, err)
+	}
+	if s.CustomData == nil && len(med.CustomBin) > 0 {
+		s.CustomData = med.CustomBin
+	}
+	for _, note := range s.Notes {
+		b.log.note("media", note)
+	}
+	if s.Preprovisioned != "" {
+		// Its account is the pool's. To apply it would lock the customer out.
+		return "", failure("provision", med.Device, fmt.Errorf("this is a pre-provisioned VM (%s), which this version can't wait for", s.Preprovisioned))
+	}
+	if s.ProvisionProxyAgent && !b.guest.isFile("/usr/sbin/azure-proxy-agent") {
+		b.warn("media", "the VM was created with the guest proxy agent, and /usr/sbin/azure-proxy-agent is not in the image")
+	}
+	b.medium, b.spec = med, s
+	return fmt.Sprintf("%s, %s, %s", med.Device, med.FileSystem, oneLine(med.Label, 40)), nil
+}
+
+// previous says whether the disk was provisioned before, for another instance.
+func (b *boot) previous() bool {
+	return b.instance.Progress == applied || b.instance.Progress == acknowledged
+}
+
+func (b *boot) stepHostname(context.Context) (string, error) {
+	if b.specialized {
+		return "", nil
+	}
+	return b.applyHostname(b.spec.HostName)
+}
+
+func (b *boot) stepUser(ctx context.Context) (string, error) {
+	if b.specialized {
+		return "", nil
+	}
+	a, text, err := b.applyUser(ctx, b.spec)
+	b.account = a
+	return text, err
+}
+
+func (b *boot) stepSSH(context.Context) (string, error) {
+	if b.specialized {
+		return "", nil
+	}
+	keys, err := b.applyKeys(b.account, b.spec.Keys)
+	if err != nil {
+		return keys, err
+	}
+	sshd, err := b.applySSHD(b.spec)
+	return joinTexts(keys, sshd), err
+}
+
+func joinTexts(texts ...string) string {
+	var parts []string
+	for _, t := range texts {
+		if t != "" {
+			parts = append(parts, t)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (b *boot) stepCustomData(context.Context) (string, error) {
+	if b.specialized || b.spec.CustomData == nil {
+		return "", nil
+	}
+	return b.storeCustomData(b.spec.CustomData, stateDir)
+}
+
+func (b *boot) stepLink(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.NetworkWait)
+	defer cancel()
+	l, err := b.chooseLink(ctx)
+	if err != nil {
+		return "", err
+	}
+	b.link = l
+	return joinTexts(l.Name, l.Driver, l.MAC.String()), nil
+}
+
+func (b *boot) stepLease(ctx context.Context) (string, error) {
+	netCtx, cancel := context.WithTimeout(ctx, b.cfg.NetworkWait)
+	defer cancel()
+	le, err := b.acquire(netCtx, b.link, b.knownHostName())
+	if err != nil {
+		return "", err
+	}
+	if err := b.applyLease(le); err != nil {
+		return "", err
+	}
+	b.lease = le
+	if err := b.writeResolvConf(le); err != nil {
+		b.warn("lease", "%v", err)
+	}
+	how := ""
+	if le.Configured {
+		how = ", configured already"
+	}
+	return fmt.Sprintf("%s via %s, wire server %s%s", le.Prefix, b.link.Name, le.wireServer(b.cfg), how), nil
+}
+
+// knownHostName is the name that DHCP sends: the one just applied, or the one
+// that an earlier run left; empty while the medium has not been read.
+func (b *boot) knownHostName() string {
+	if b.phase == firstBoot {
+		if b.run.ended("hostname") {
+			return b.spec.HostName
+		}
+		return ""
+	}
+	data, err := b.guest.read("/etc/hostname", 256)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func (b *boot) stepPublish(ctx context.Context) (string, error) {
+	if b.specialized || b.lease == nil || b.lease.Configured || b.lease.HostName != "" || b.spec.HostName == "" {
+		return "", nil
+	}
+	if err := b.publish(ctx, b.lease, b.spec.HostName); err != nil {
+		return "", err
+	}
+	return b.spec.HostName + " by a new request on the lease", nil
+}
+
+func (b *boot) stepGoalState(ctx context.Context) (string, error) {
+	endpoint := b.cfg.WireServer
+	if b.lease != nil {
+		endpoint = b.lease.wireServer(b.cfg)
+	}
+	if endpoint == "" {
+		endpoint = defaultWireServer
+	}
+	w, err := newWireServer(endpoint, b.cfg.Health, func(text string) { b.log.note("goalstate", text) })
+	if err != nil {
+		return "", err
+	}
+	b.wire = w
+	if b.cfg.Health == "json" {
+		return "", nil
+	}
+	gs, err := b.wire.goalState(ctx)
+	if err != nil {
+		return "", err
+	}
+	b.goal = gs
+	return fmt.Sprintf("incarnation %s, container %s", oneLine(gs.Incarnation, 20), oneLine(gs.ContainerID, 40)), nil
+}
+
+// stepReady makes the applied state durable and tells Azure, or tells it what
+// failed. It runs however the other steps ended.
+func (b *boot) stepReady(ctx context.Context) (string, error) {
+	if bad := b.run.firstFailure(required); bad != nil {
+		return b.reportFailure(ctx, bad)
+	}
+	if b.phase == firstBoot {
+		if err := b.commitApplied(); err != nil {
+			return "", err
+		}
+	}
+	if bad := b.run.firstFailure(contact); bad != nil {
+		b.writeReport(b.failureReport(bad))
+		return "", failureHint("report ready", "", errNeed, "everything is applied; the next run reports Ready")
+	}
+	if b.wire == nil {
+		return "", failure("report ready", "", errors.New("the goalstate step was left out"))
+	}
+	if err := b.wire.report(ctx, b.goal, health{State: "Ready"}); err != nil {
+		b.writeReport(b.failureReport(&result{Name: "ready", Err: err}))
+		return "", err
+	}
+	b.readyAfter = time.Since(b.run.began)
+	b.instance.Progress = acknowledged
+	if err := b.instance.save(b.guest); err != nil {
+		b.warn("ready", "acknowledged, but not recorded, so that Ready will be sent again: %v", err)
+	}
+	b.writeReport(b.newReport("success"))
+	if b.cfg.MediaEject && b.medium != nil {
+		if err := b.ejectMedium(b.medium.Device); err != nil {
+			b.warn("ready", "%v", err)
+		}
+	}
+	return "Ready acknowledged", nil
+}
+
+// reportFailure tells Azure which required step failed first. KVP comes before
+// the wire server, since the host collects it when the health report arrives.
+func (b *boot) reportFailure(ctx context.Context, bad *result) (string, error) {
+	rep := b.failureReport(bad)
+	b.writeReport(rep)
+	if b.wire == nil {
+		return "", failure("report failure", "", errors.New("no wire server was reached"))
+	}
+	err := b.wire.report(ctx, b.goal, health{State: "NotReady", SubStatus: "ProvisioningFailed", Description: rep.text(healthTextLimit, escapedLen)})
+	if err != nil {
+		return "", err
+	}
+	return "NotReady acknowledged: step " + bad.Name + " failed", nil
+}
+
+func (b *boot) newReport(res string) *report {
+	r := &report{Result: res, Agent: "azprov/" + version, VMID: b.vmID(), Time: b.now(), Warnings: b.currentWarnings()}
+	if b.instance.Script != "" {
+		r.CustomData = b.instance.Script
+	}
+	return r
+}
+
+func (b *boot) failureReport(bad *result) *report {
+	r := b.newReport("error")
+	r.Step = bad.Name
+	r.Reason = bad.Name + ": " + bad.Err.Error()
+	var se *stepError
+	if errors.As(bad.Err, &se) {
+		r.Path = se.Path
+	}
+	r.Errno = errnoOf(bad.Err)
+	return r
+}
+
+// writeReport puts a report where the host looks for it without a network.
+func (b *boot) writeReport(r *report) {
+	if b.cfg.KVP == "" || b.cfg.KVP == "none" {
+		return
+	}
+	if err := writeKVP(b.guest, b.cfg.KVP, kvpReportKey, r.text(kvpMaxValue, func(s string) int { return len(s) }), bootTime(b.procfs, b.now())); err != nil {
+		b.warn("ready", "%v", err)
+	}
+}

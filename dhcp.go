@@ -1,0 +1,358 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// lease is what DHCP, or whoever configured the interface before, has given.
+type lease struct {
+	Link       *link
+	Configured bool         // the interface had an address: no DHCP was done
+	Prefix     netip.Prefix // address and prefix length
+	Broadcast  netip.Addr
+	Server     netip.Addr
+	DNS        []netip.Addr
+	Domain     string
+	Search     []string
+	MTU        int // 0: leave as it is
+	Routes     []route
+	Router     netip.Addr // option 3
+	WireServer netip.Addr // option 245
+	HostName   string     // the name that was sent, "" if none
+}
+
+// wireServer is the address to report to: the configured one, else option 245,
+// else the constant.
+func (le *lease) wireServer(cfg *config) string {
+	switch {
+	case cfg.WireServer != "":
+		return cfg.WireServer
+	case le.WireServer.IsValid() && !le.WireServer.IsUnspecified():
+		return le.WireServer.String()
+	}
+	return defaultWireServer
+}
+
+// The resend schedule: doubled from the first to the longest wait, each by a
+// random tenth more or less (RFC 2131, 4.1, with shorter waits: the server is
+// the host).
+const (
+	dhcpFirstWait   = 250 * time.Millisecond
+	dhcpLongestWait = 8 * time.Second
+	dhcpNakPause    = time.Second
+	dhcpRequests    = 4 // REQUESTs to one offer before a new DISCOVER
+	dhcpBroadcast   = 3 // from this try on answers are asked for by broadcast
+)
+
+// acquire gets a lease for an interface that is up. One that has a global IPv4
+// address already is used as it is, without DHCP. The host name goes into the
+// first packet; a domain behind it does not. It tries until ctx is done.
+func (m *machine) acquire(ctx context.Context, l *link, hostName string) (*lease, error) {
+	r, err := openRTNL()
+	if err != nil {
+		return nil, err
+	}
+	prefix, err := r.address(l.Index)
+	r.close()
+	if err != nil {
+		return nil, err
+	}
+	if prefix.IsValid() {
+		return &lease{Link: l, Configured: true, Prefix: prefix}, nil
+	}
+	d, err := openDHCP(l, hostName)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	nakPause := dhcpNakPause
+	for {
+		le, err := d.exchange(ctx)
+		switch {
+		case err == nil:
+			return le, nil
+		case errors.Is(err, errNak):
+			m.log.note("lease", "the DHCP server refuses: "+d.nakText+"; starting over")
+			if d.pause(ctx, nakPause); ctx.Err() == nil {
+				nakPause = min(2*nakPause, dhcpLongestWait)
+				continue
+			}
+		case errors.Is(err, errNoAck):
+			continue
+		}
+		return nil, d.failure(err)
+	}
+}
+
+// publish sends the host name in a REQUEST that renews the lease, with the link
+// and the address as they are.
+func (m *machine) publish(ctx context.Context, le *lease, hostName string) error {
+	d, err := openDHCP(le.Link, hostName)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	d.xid = rand.Uint32()
+	msg := d.message(dhcpRequest)
+	msg.Client = le.Prefix.Addr()
+	for {
+		ack, err := d.ask(ctx, msg, le.Prefix.Addr(), dhcpRequests)
+		if errors.Is(err, errNoAck) {
+			continue
+		}
+		if err != nil {
+			return d.failure(err)
+		}
+		if ack.kind() == dhcpNak {
+			return d.failure(errNak)
+		}
+		le.HostName = d.hostName
+		return nil
+	}
+}
+
+var (
+	errNak   = errors.New("the dhcp server refuses")
+	errNoAck = errors.New("no answer to the request")
+)
+
+// dhcpClient is the state of an exchange on one interface.
+type dhcpClient struct {
+	link     *link
+	hostName string
+	fd       int
+	began    time.Time
+	xid      uint32
+	nakText  string
+	// For the error: what was sent, what came.
+	sent, offers, ignored int
+	lastIgnored           string
+}
+
+func openDHCP(l *link, hostName string) (*dhcpClient, error) {
+	host, _, _ := strings.Cut(hostName, ".")
+	if host == "localhost" || !validDNSName(host) {
+		host = ""
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, failureHint("open", "packet socket", err, "the kernel needs CONFIG_PACKET, azprov needs root")
+	}
+	if err := setupDHCPSocket(fd, l.Index); err != nil {
+		unix.Close(fd)
+		return nil, failure("set up packet socket on", l.Name, err)
+	}
+	return &dhcpClient{link: l, hostName: host, fd: fd, began: time.Now()}, nil
+}
+
+// etherTypeIP is ETH_P_IP in network order.
+const etherTypeIP = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8
+
+// setupDHCPSocket lets only UDP to port 68 through, asks for the state of
+// checksums, and binds to the interface.
+func setupDHCPSocket(fd, index int) error {
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 9},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_UDP, Jf: 4},
+		{Code: unix.BPF_LDX | unix.BPF_B | unix.BPF_MSH, K: 0},
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_IND, K: 2},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 68, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 16},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	// A kernel without filters only means more packets to ignore.
+	unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: unsafe.SliceData(filter)})
+	unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1)
+	return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: etherTypeIP, Ifindex: index})
+}
+
+func (d *dhcpClient) close() { unix.Close(d.fd) }
+
+func (d *dhcpClient) failure(err error) error {
+	seen := fmt.Sprintf("%s, %s %s: %d packets sent, %d offers, %d ignored", d.link.Name, d.link.Driver, d.link.MAC, d.sent, d.offers, d.ignored)
+	if d.lastIgnored != "" {
+		seen += ", the last for: " + d.lastIgnored
+	}
+	if d.nakText != "" {
+		seen += "; refused: " + d.nakText
+	}
+	return failureHint("get a DHCP lease on", d.link.Name, err, seen)
+}
+
+// exchange is one DISCOVER, OFFER, REQUEST, ACK.
+func (d *dhcpClient) exchange(ctx context.Context) (*lease, error) {
+	d.xid = rand.Uint32()
+	var offer *dhcpMessage
+	for offer == nil {
+		msg, err := d.ask(ctx, d.message(dhcpDiscover), netip.IPv4Unspecified(), 1<<30)
+		if err != nil {
+			return nil, err
+		}
+		d.offers++
+		offer = msg
+	}
+	req := d.message(dhcpRequest)
+	your := offer.Your.As4()
+	req.Options[optRequestedIP] = your[:]
+	req.Options[optServerID] = offer.Options[optServerID]
+	ack, err := d.ask(ctx, req, netip.IPv4Unspecified(), dhcpRequests)
+	if err != nil {
+		return nil, err
+	}
+	if ack.kind() == dhcpNak {
+		d.nakText = oneLine(string(ack.Options[optMessage]), 100)
+		return nil, errNak
+	}
+	return d.lease(ack), nil
+}
+
+func (d *dhcpClient) message(kind byte) *dhcpMessage {
+	msg := &dhcpMessage{Op: 1, XID: d.xid, MAC: d.link.MAC, Options: map[byte][]byte{
+		optType: {kind}, optClientID: append([]byte{1}, d.link.MAC[:]...), optMaxSize: {maxDHCPSize >> 8, maxDHCPSize & 0xff},
+		optVendorClass: []byte("azprov"), optParameters: dhcpParameters[:]}}
+	if d.hostName != "" {
+		msg.Options[optHostName] = []byte(d.hostName)
+	}
+	return msg
+}
+
+// ask sends a message, again and again, until a sound answer to it comes: an
+// OFFER to a DISCOVER, an ACK or NAK to a REQUEST. After so many tries without
+// one it ends with errNoAck.
+func (d *dhcpClient) ask(ctx context.Context, msg *dhcpMessage, src netip.Addr, tries int) (*dhcpMessage, error) {
+	wait := dhcpFirstWait
+	for try := 1; try <= tries; try++ {
+		msg.Secs = uint16(min(time.Since(d.began)/time.Second, 0xffff))
+		if try >= dhcpBroadcast {
+			msg.Flags = 0x8000
+		}
+		packet := udpPacket(src, netip.AddrFrom4([4]byte{255, 255, 255, 255}), msg.encode())
+		to := &unix.SockaddrLinklayer{Protocol: etherTypeIP, Ifindex: d.link.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
+		// A link that is still coming up drops the packet: it is sent again.
+		if err := unix.Sendto(d.fd, packet, 0, to); err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
+			return nil, fmt.Errorf("send: %w", err)
+		}
+		d.sent++
+		jitter := wait/10 - rand.N(wait/5)
+		end := time.Now().Add(wait + jitter)
+		for {
+			answer, err := d.receive(ctx, end)
+			if errors.Is(err, unix.ETIMEDOUT) && ctx.Err() == nil {
+				break
+			}
+			if err != nil {
+				return nil, err
+			}
+			if why := d.unsound(msg, answer); why != "" {
+				d.ignored++
+				d.lastIgnored = why
+				continue
+			}
+			return answer, nil
+		}
+		wait = min(2*wait, dhcpLongestWait)
+	}
+	return nil, errNoAck
+}
+
+// unsound says why an answer is none to the message, "" when it is.
+func (d *dhcpClient) unsound(msg, a *dhcpMessage) string {
+	request := msg.kind() == dhcpRequest
+	switch {
+	case a == nil:
+		return "broken packet or wrong checksum"
+	case a.Op != 2:
+		return "not a reply"
+	case a.XID != d.xid:
+		return "another xid"
+	case a.MAC != d.link.MAC:
+		return "another MAC address"
+	case request && a.kind() == dhcpNak:
+		return ""
+	case request && a.kind() != dhcpAck || !request && a.kind() != dhcpOffer:
+		return "another message type"
+	case len(a.Options[optServerID]) != 4 && !request:
+		return "no server id"
+	case !usableAddress(a.Your):
+		return "no usable address"
+	}
+	if _, ok := a.prefixLength(); !ok && request {
+		return "no usable subnet mask"
+	}
+	return ""
+}
+
+func usableAddress(a netip.Addr) bool {
+	return a.Is4() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a.As4()[0] < 240
+}
+
+// receive waits for a packet until end; nil without error is one that can't be
+// understood.
+func (d *dhcpClient) receive(ctx context.Context, end time.Time) (*dhcpMessage, error) {
+	buf := make([]byte, maxDHCPSize+64)
+	oob := make([]byte, 128)
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(d.fd, buf, oob, 0)
+		switch {
+		case err == nil:
+			payload, err := udpPayload(buf[:n], 68, checksumOpen(oob[:oobn]))
+			if err != nil {
+				return nil, nil
+			}
+			msg, err := decodeDHCP(payload)
+			if err != nil {
+				return nil, nil
+			}
+			return msg, nil
+		case errors.Is(err, unix.EAGAIN):
+			if err := waitFD(ctx, d.fd, unix.POLLIN, time.Until(end)); err != nil {
+				return nil, err
+			}
+		case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENETDOWN):
+			return nil, fmt.Errorf("receive: %w", err)
+		}
+	}
+}
+
+// checksumOpen says whether the kernel knows that a packet's checksum has not
+// been filled in yet, as on virtual switches of the same host (tpacket_auxdata,
+// include/uapi/linux/if_packet.h: __u32 tp_status first).
+func checksumOpen(oob []byte) bool {
+	list, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return false
+	}
+	for _, c := range list {
+		if c.Header.Level == unix.SOL_PACKET && c.Header.Type == unix.PACKET_AUXDATA && len(c.Data) >= 4 {
+			return binary.NativeEndian.Uint32(c.Data)&unix.TP_STATUS_CSUMNOTREADY != 0
+		}
+	}
+	return false
+}
+
+// pause sleeps without outliving ctx.
+func (d *dhcpClient) pause(ctx context.Context, t time.Duration) {
+	timer := time.NewTimer(t)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (d *dhcpClient) lease(a *dhcpMessage) *lease {
+	bits, _ := a.prefixLength()
+	return &lease{Link: d.link, Prefix: netip.PrefixFrom(a.Your, bits), Broadcast: a.addr(optBroadcast), Server: a.addr(optServerID),
+		DNS: a.addrs(optDNS), Domain: a.text(optDomain), Search: a.search(), MTU: a.mtu(), Routes: a.routes(), Router: a.addr(optRouter),
+		WireServer: a.addr(optWireServer), HostName: d.hostName}
+}

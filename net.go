@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// platformAddresses are the platform's two fixed addresses: wire server and
+// metadata service.
+var platformAddresses = [...]netip.Addr{netip.AddrFrom4([4]byte{168, 63, 129, 16}), netip.AddrFrom4([4]byte{169, 254, 169, 254})}
+
+// applyLease sets MTU, address and routes. What is there already stays, so that
+// it can be called again.
+func (m *machine) applyLease(le *lease) error {
+	if le.Configured {
+		return nil
+	}
+	r, err := openRTNL()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	if le.MTU != 0 && le.MTU != le.Link.MTU {
+		if err := r.setMTU(le.Link, le.MTU); err != nil {
+			m.warn("lease", "%v", err)
+		}
+	}
+	broadcast := le.Broadcast
+	if !broadcast.IsValid() && le.Prefix.Bits() < 31 {
+		broadcast = lastAddress(le.Prefix)
+	}
+	if err := r.addAddress(le.Link, le.Prefix, broadcast); err != nil {
+		return err
+	}
+	var errs []error
+	for _, rt := range le.allRoutes() {
+		if err := r.addRoute(le.Link, le.Prefix, rt); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	// One bad route of many is no reason to give up: what matters is whether the
+	// wire server answers.
+	for _, err := range errs {
+		m.warn("lease", "%v", err)
+	}
+	return nil
+}
+
+// allRoutes returns the lease's routes, those on the link first since gateways
+// may need them, and host routes to the platform where nothing else leads there.
+func (le *lease) allRoutes() []route {
+	list := slices.Clone(le.Routes)
+	for _, a := range platformAddresses {
+		covered := le.Prefix.Contains(a) || slices.ContainsFunc(list, func(r route) bool { return r.Dst.Contains(a) })
+		if !covered {
+			list = append(list, route{netip.PrefixFrom(a, 32), le.Router})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b route) int {
+		switch onLink := !a.Gateway.IsValid(); {
+		case onLink == !b.Gateway.IsValid():
+			return 0
+		case onLink:
+			return -1
+		}
+		return 1
+	})
+	return list
+}
+
+// lastAddress is the broadcast address of a prefix.
+func lastAddress(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+// writeResolvConf writes name servers and search list of a lease. A link, which
+// belongs to a resolver of the image, is left alone.
+func (m *machine) writeResolvConf(le *lease) error {
+	if !m.cfg.ResolvConf || len(le.DNS) == 0 {
+		return nil
+	}
+	dir, err := m.guest.resolve("/etc")
+	if err != nil {
+		return err
+	}
+	info, err := m.guest.root.Lstat(path.Join(dir, "resolv.conf"))
+	if err == nil && info.Mode()&os.ModeSymlink != 0 {
+		return nil
+	}
+	var b strings.Builder
+	search := le.Search
+	if len(search) == 0 && le.Domain != "" {
+		search = []string{le.Domain}
+	}
+	if len(search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
+	}
+	for _, a := range le.DNS[:min(len(le.DNS), 3)] { // the C library reads three
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	err = m.guest.write("/etc/resolv.conf", []byte(b.String()), keepFile(0o644))
+	if errors.Is(err, unix.EBUSY) { // a bind mount, as in containers
+		return nil
+	}
+	return err
+}
