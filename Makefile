@@ -2,7 +2,10 @@
 
 GO          ?= go
 PATH        := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
-FLAGS       := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+# Without inlining the code is smaller by a seventh after compression.
+FLAGS       := -trimpath -buildvcs=false -gcflags=all=-l -ldflags='-s -w -buildid='
+# The garbage collector of Go 1.25 and before takes 45 kB less, where it can be had.
+SMALL       := $(shell GOEXPERIMENT=nogreenteagc $(GO) version >/dev/null 2>&1 && echo GOEXPERIMENT=nogreenteagc)
 SOURCES     := $(filter-out %_test.go,$(wildcard *.go)) go.mod go.sum
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -19,10 +22,10 @@ export CGO_ENABLED = 0
 all: azprov
 
 azprov: $(SOURCES) | go
-	$(GO) build $(FLAGS) -o $@ .
+	$(SMALL) $(GO) build $(FLAGS) -o $@ .
 
 azprov-arm64: $(SOURCES) | go
-	GOARCH=arm64 $(GO) build $(FLAGS) -o $@ .
+	$(SMALL) GOARCH=arm64 $(GO) build $(FLAGS) -o $@ .
 
 azuresim: $(SOURCES) $(wildcard sim/*.go cmd/azuresim/*.go) | go
 	$(GO) build -trimpath -buildvcs=false -o $@ ./cmd/azuresim

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -201,94 +199,108 @@ func (s settings) number(key string, standard int) int {
 }
 
 // lockAccounts takes the locks that other programs take before they change the
-// account files: the fcntl lock of lckpwdf(3) and shadow-utils' lock files. It
-// gives up after 15 seconds.
-func lockAccounts(g *guest, files []string) (unlock func(), err error) {
-	end := time.Now().Add(15 * time.Second)
-	var undo []func()
-	unlock = func() {
-		for i := len(undo) - 1; i >= 0; i-- {
-			undo[i]()
-		}
-	}
-	rel, err := g.resolve("/etc/.pwd.lock")
+// account files of /etc: the fcntl lock of lckpwdf(3), and the FILE.lock of each
+// file, made as shadow-utils' commonio.c does by a link to a file that holds our
+// process id. A lock whose process is gone is removed. It gives up after 15
+// seconds.
+func lockAccounts(g *guest, names []string) (unlock func(), err error) {
+	rel, err := g.resolve("/etc")
 	if err != nil {
 		return nil, err
 	}
-	f, err := g.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE, 0o600)
+	d, err := g.open(rel, os.O_RDONLY, 0)
 	if err != nil {
-		return nil, failure("open lock", "/etc/.pwd.lock", err)
+		return nil, failure("open", "/etc", err)
 	}
-	undo = append(undo, func() { f.Close() })
-	for {
-		err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
-		if err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			unlock()
-			return nil, failureHint("lock", "/etc/.pwd.lock", err, "another program is changing accounts")
-		}
-		time.Sleep(20 * time.Millisecond)
+	l := &accountLocks{dir: d, end: time.Now().Add(15 * time.Second)}
+	if err := l.take(names); err != nil {
+		l.release()
+		return nil, err
 	}
-	for _, p := range files {
-		if !g.isFile(p) {
-			continue
-		}
-		release, err := lockFile(g, p, end)
+	return l.release, nil
+}
+
+// accountLocks are the locks that are held.
+type accountLocks struct {
+	dir   *os.File
+	pwd   int // descriptor of .pwd.lock, 0 until it is open
+	links []string
+	end   time.Time
+}
+
+func (l *accountLocks) release() {
+	for _, name := range l.links {
+		unix.Unlinkat(int(l.dir.Fd()), name, 0)
+	}
+	if l.pwd != 0 {
+		unix.Close(l.pwd)
+	}
+	l.dir.Close()
+}
+
+func (l *accountLocks) take(names []string) error {
+	at := int(l.dir.Fd())
+	fd, err := unix.Openat(at, ".pwd.lock", unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return failure("open lock", "/etc/.pwd.lock", err)
+	}
+	l.pwd = fd
+	err = l.patiently(func() error { return unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}) })
+	if err != nil {
+		return failureHint("lock", "/etc/.pwd.lock", err, "another program is changing accounts")
+	}
+	temp := "passwd." + strconv.Itoa(os.Getpid())
+	tempFD, err := unix.Openat(at, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return failure("create lock", "/etc/"+temp, err)
+	}
+	_, err = unix.Write(tempFD, []byte(strconv.Itoa(os.Getpid())+"\x00"))
+	unix.Close(tempFD)
+	defer unix.Unlinkat(at, temp, 0)
+	if err != nil {
+		return failure("write lock", "/etc/"+temp, err)
+	}
+	for _, name := range names {
+		lock := name + ".lock"
+		err := l.patiently(func() error {
+			err := unix.Linkat(at, temp, at, lock, 0)
+			if errors.Is(err, unix.EEXIST) && lockIsStale(at, lock) {
+				unix.Unlinkat(at, lock, 0)
+				err = unix.Linkat(at, temp, at, lock, 0)
+			}
+			return err
+		})
 		if err != nil {
-			unlock()
-			return nil, err
+			return failureHint("make lock", "/etc/"+lock, err, "another program is changing accounts, or remove the file")
 		}
-		undo = append(undo, release)
+		l.links = append(l.links, lock)
 	}
-	return unlock, nil
+	return nil
 }
 
-// lockFile makes FILE.lock as shadow-utils' commonio.c does: a file that holds
-// our process id, linked to the lock's name, which fails when someone has it.
-// A lock whose process is gone is removed.
-func lockFile(g *guest, p string, end time.Time) (func(), error) {
-	dir, err := g.resolve(path.Dir(p))
-	if err != nil {
-		return nil, err
-	}
-	lock := path.Join(dir, path.Base(p)+".lock")
-	temp := path.Join(dir, path.Base(p)+"."+strconv.Itoa(os.Getpid()))
-	f, err := g.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, failure("create lock", "/"+temp, err)
-	}
-	_, err = f.WriteString(strconv.Itoa(os.Getpid()) + "\x00")
-	f.Close()
-	defer g.root.Remove(temp)
-	if err != nil {
-		return nil, failure("write lock", "/"+temp, err)
-	}
+// patiently tries again while someone else has a lock.
+func (l *accountLocks) patiently(try func() error) error {
 	for {
-		err := g.root.Link(temp, lock)
-		if err == nil {
-			return func() { g.root.Remove(lock) }, nil
-		}
-		if !errors.Is(err, os.ErrExist) {
-			return nil, failure("make lock", "/"+lock, err)
-		}
-		if lockIsStale(g, lock) {
-			g.root.Remove(lock)
-			continue
-		}
-		if time.Now().After(end) {
-			return nil, failureHint("make lock", "/"+lock, unix.EEXIST, "another program is changing accounts, or remove the file")
+		err := try()
+		held := errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES)
+		if !held || time.Now().After(l.end) {
+			return err
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-func lockIsStale(g *guest, lock string) bool {
-	data, err := g.read("/"+lock, 64)
+func lockIsStale(at int, lock string) bool {
+	fd, err := unix.Openat(at, lock, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
-	pid, err := strconv.Atoi(strings.TrimRight(string(data), "\x00\n "))
-	return err != nil || pid <= 0 || errors.Is(syscall.Kill(pid, 0), unix.ESRCH)
+	defer unix.Close(fd)
+	var b [64]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(strings.TrimRight(string(b[:n]), "\x00\n "))
+	return err != nil || pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }

@@ -7,46 +7,58 @@ import (
 	"strings"
 )
 
-// commitApplied writes, as one edit, what other software of the image looks
-// for, and last the fact that this instance is applied.
+// stepRecords writes what other software of the image looks for.
+func (b *boot) stepRecords(context.Context) (string, error) {
+	if b.specialized {
+		return "", nil
+	}
+	scrubbed, err := scrubOVF(b.medium.OVF)
+	if err != nil {
+		return "", failure("scrub", "ovf-env.xml", err)
+	}
+	for _, dir := range []string{stateDir, waagentDir} {
+		if err := b.guest.mkdir(dir, 0o700, 0, 0); err != nil {
+			return "", err
+		}
+	}
+	e := b.guest.edit()
+	err = errors.Join(e.put(waagentDir+"/ovf-env.xml", scrubbed, rootFile(0o600)), e.put(stateDir+"/ovf-env.xml", scrubbed, rootFile(0o600)),
+		e.put(waagentDir+"/published_hostname", []byte(b.spec.HostName), rootFile(0o600)))
+	if agent := b.spec.ProvisionGuestAgent; err == nil && agent != nil && !*agent {
+		err = e.put(waagentDir+"/disable_agent", nil, rootFile(0o600))
+	}
+	if err != nil {
+		return "", err
+	}
+	return "", e.commit()
+}
+
+// commitApplied makes it durable that all is applied, for us and for the Linux
+// agent, which then does not provision again.
 func (b *boot) commitApplied() error {
 	for _, dir := range []string{stateDir, waagentDir} {
 		if err := b.guest.mkdir(dir, 0o700, 0, 0); err != nil {
 			return err
 		}
 	}
-	e := b.guest.edit()
-	var failed error
-	put := func(name string, data []byte) {
-		if err := e.put(name, data, rootFile(0o600)); err != nil && failed == nil {
-			failed = err
-		}
-	}
 	id := b.instanceID()
-	if b.medium != nil {
-		scrubbed, err := scrubOVF(b.medium.OVF)
-		if err != nil {
-			return failure("scrub", "ovf-env.xml", err)
-		}
-		put(waagentDir+"/ovf-env.xml", scrubbed)
-		put(stateDir+"/ovf-env.xml", scrubbed)
-		put(waagentDir+"/published_hostname", []byte(b.spec.HostName))
-		if agent := b.spec.ProvisionGuestAgent; agent != nil && !*agent {
-			put(waagentDir+"/disable_agent", nil)
-		}
+	next := instance{ID: id, Progress: applied, Script: b.instance.Script}
+	if b.scriptDue() {
+		next.Script = scriptPending
 	}
+	e := b.guest.edit()
+	var err error
 	if id != "" {
-		put(waagentDir+"/provisioned", []byte(strings.ToUpper(swapUUID(id))))
+		err = e.put(waagentDir+"/provisioned", []byte(strings.ToUpper(swapUUID(id))), rootFile(0o600))
 	}
-	b.instance.ID, b.instance.Progress = id, applied
-	if b.instance.Script == "" && b.wantsScript() {
-		b.instance.Script = scriptPending
+	if err = errors.Join(err, e.put(stateDir+"/instance", next.encode(), rootFile(0o600))); err != nil {
+		return err
 	}
-	put(stateDir+"/instance", b.instance.encode())
-	if failed != nil {
-		return failed
+	if err := e.commit(); err != nil {
+		return err
 	}
-	return e.commit()
+	b.instance = next
+	return nil
 }
 
 // scriptPending marks custom data that is to run and has not ended.
@@ -58,24 +70,27 @@ func (b *boot) wantsScript() bool {
 	return b.cfg.CustomData == "run" && (bytes.HasPrefix(data, []byte("#!")) || bytes.HasPrefix(data, []byte("\x7fELF")))
 }
 
+// scriptDue says whether a script is to run after Ready.
+func (b *boot) scriptDue() bool {
+	return b.phase == firstBoot && b.wantsScript() && b.cfg.CustomDataWhen == "after"
+}
+
 // stepScript runs the custom data, once for an instance. One that was cut off
 // runs again.
 func (b *boot) stepScript(ctx context.Context) (string, error) {
-	before := b.instance.Progress == applying
+	before := b.phase == firstBoot && b.cfg.CustomDataWhen == "before"
 	if before && !b.wantsScript() || !before && b.instance.Script != scriptPending {
 		return "", nil
 	}
 	if !before {
 		ctx = context.Background()
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.CustomDataTime)
-	defer cancel()
-	if !before {
 		// The script may take long, or the machine down with it.
 		if err := b.saveStatus(b.status(b.run.timeline(plan(b.cfg)), exitOK)); err != nil {
 			b.warn("state", "%v", err)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.CustomDataTime)
+	defer cancel()
 	status, err := b.runCustomData(ctx, stateDir+"/custom-data")
 	if err != nil {
 		status = "not run: " + err.Error()
@@ -91,7 +106,7 @@ func (b *boot) stepScript(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if status != "exit 0" {
-		return "", failure("run custom data", stateDir+"/custom-data", errors.New(status))
+		return "", failureHint("run custom data", stateDir+"/custom-data", errors.New(status), "its output is in "+scriptLog)
 	}
 	return "custom data: " + status, nil
 }

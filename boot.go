@@ -55,18 +55,18 @@ func (b *boot) stepState(context.Context) (string, error) {
 		return "", b.stateErr
 	}
 	id := b.instanceID()
-	if b.instance.Progress == applying && b.instance.of(id) {
-		return "an earlier run was cut off: provisioning again", nil
-	}
 	before := b.instance
-	b.instance = instance{ID: id, Progress: applying}
-	if err := b.instance.save(b.guest); err != nil {
-		return "", err
-	}
-	if before.Progress != untouched {
+	switch {
+	case before.Progress == applying && before.of(id):
+		return "an earlier run was cut off: provisioning again", nil
+	case before.Progress != untouched:
 		return "new instance " + id + ", the disk was provisioned as " + before.ID, nil
 	}
 	return "new instance " + id, nil
+}
+
+func (b *boot) stepMark(context.Context) (string, error) {
+	return "", instance{ID: b.instanceID(), Progress: applying}.save(b.guest)
 }
 
 func (b *boot) stepMedia(ctx context.Context) (string, error) {
@@ -127,12 +127,14 @@ func (b *boot) stepSSH(context.Context) (string, error) {
 	if b.specialized {
 		return "", nil
 	}
-	keys, err := b.applyKeys(b.account, b.spec.Keys)
-	if err != nil {
-		return keys, err
+	return b.applyKeys(b.account, b.spec.Keys)
+}
+
+func (b *boot) stepSSHD(context.Context) (string, error) {
+	if b.specialized {
+		return "", nil
 	}
-	sshd, err := b.applySSHD(b.spec)
-	return joinTexts(keys, sshd), err
+	return b.applySSHD(b.spec)
 }
 
 func joinTexts(texts ...string) string {
@@ -174,9 +176,6 @@ func (b *boot) stepLease(ctx context.Context) (string, error) {
 		return "", err
 	}
 	b.lease = le
-	if err := b.writeResolvConf(le); err != nil {
-		b.warn("lease", "%v", err)
-	}
 	how := ""
 	if le.Configured {
 		how = ", configured already"
@@ -184,11 +183,18 @@ func (b *boot) stepLease(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s via %s, wire server %s%s", le.Prefix, b.link.Name, le.wireServer(b.cfg), how), nil
 }
 
-// knownHostName is the name that DHCP sends: the one just applied, or the one
+func (b *boot) stepResolv(context.Context) (string, error) {
+	if b.lease == nil {
+		return "", nil
+	}
+	return "", b.writeResolvConf(b.lease)
+}
+
+// knownHostName is the name that DHCP sends: the one on the medium, or the one
 // that an earlier run left; empty while the medium has not been read.
 func (b *boot) knownHostName() string {
 	if b.phase == firstBoot {
-		if b.run.ended("hostname") {
+		if b.run.ended("media") {
 			return b.spec.HostName
 		}
 		return ""

@@ -76,7 +76,7 @@ func (m *machine) runCustomData(ctx context.Context, stored string) (string, err
 	if err != nil {
 		return "", err
 	}
-	log, err := m.guest.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := m.guest.open(rel, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return "", failure("open", scriptLog, err)
 	}

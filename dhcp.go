@@ -176,7 +176,9 @@ func setupDHCPSocket(fd, index int) error {
 	return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: etherTypeIP, Ifindex: index})
 }
 
-func (d *dhcpClient) close() { unix.Close(d.fd) }
+// close gives the socket back. The kernel waits for a grace period of its own
+// before it lets a packet socket go, some ten milliseconds: nobody has to wait with it.
+func (d *dhcpClient) close() { go unix.Close(d.fd) }
 
 func (d *dhcpClient) failure(err error) error {
 	seen := fmt.Sprintf("%s, %s %s: %d packets sent, %d offers, %d ignored", d.link.Name, d.link.Driver, d.link.MAC, d.sent, d.offers, d.ignored)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +23,10 @@ import (
 type guest struct {
 	dir  string
 	root *os.Root
+
+	mu   sync.Mutex
+	dirs map[string]string   // resolved directories
+	subs map[string]*os.Root // opened directories, by resolved path
 }
 
 func openGuest(dir string) (*guest, error) {
@@ -29,16 +34,92 @@ func openGuest(dir string) (*guest, error) {
 	if err != nil {
 		return nil, failureHint("open root directory", dir, err, "give an existing directory with -root")
 	}
-	return &guest{dir: dir, root: r}, nil
+	return &guest{dir: dir, root: r, dirs: map[string]string{}, subs: map[string]*os.Root{".": r}}, nil
 }
 
-func (g *guest) close() { g.root.Close() }
+func (g *guest) close() {
+	for _, r := range g.subs {
+		r.Close()
+	}
+}
+
+// in opens the directory of a resolved path, once for all, and returns it with
+// the last part of the path: os.Root would open every directory on the way anew.
+func (g *guest) in(rel string) (*os.Root, string, error) {
+	dir, name := path.Split(rel)
+	dir = path.Clean(dir)
+	if rel == "." {
+		dir, name = ".", "."
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r := g.subs[dir]; r != nil {
+		return r, name, nil
+	}
+	r, err := g.root.OpenRoot(dir)
+	if err != nil {
+		return nil, "", failure("open directory", "/"+dir, err)
+	}
+	g.subs[dir] = r
+	return r, name, nil
+}
+
+// lstat looks at a resolved path.
+func (g *guest) lstat(rel string) (os.FileInfo, error) {
+	r, name, err := g.in(rel)
+	if err != nil {
+		return nil, err
+	}
+	return r.Lstat(name)
+}
+
+// open opens a resolved path.
+func (g *guest) open(rel string, flag int, mode os.FileMode) (*os.File, error) {
+	r, name, err := g.in(rel)
+	if err != nil {
+		return nil, err
+	}
+	return r.OpenFile(name, flag, mode)
+}
+
+// unlink removes a file or empty directory of a resolved path.
+func (g *guest) unlink(rel string) error {
+	r, name, err := g.in(rel)
+	if err != nil {
+		return err
+	}
+	return r.Remove(name)
+}
 
 // resolve follows every link of p below the root and returns the path relative
-// to it, ready for the methods of os.Root. What doesn't exist yet is kept as it is.
+// to it, ready for the methods of os.Root. What doesn't exist yet is kept as it
+// is. Directories are looked up once: os.Root guards the way all the same.
 func (g *guest) resolve(p string) (string, error) {
-	todo := strings.Split(path.Clean("/"+p), "/")
-	done := ""
+	p = path.Clean("/" + p)
+	dir := path.Dir(p)
+	g.mu.Lock()
+	known, has := g.dirs[dir]
+	g.mu.Unlock()
+	if !has {
+		var err error
+		if known, err = g.walk("", dir); err != nil {
+			return "", err
+		}
+		if info, err := g.lstat(known); err == nil && info.IsDir() {
+			g.mu.Lock()
+			g.dirs[dir] = known
+			g.mu.Unlock()
+		}
+	}
+	return g.walk(known, path.Base(p))
+}
+
+// walk follows a path from a directory that is resolved.
+func (g *guest) walk(done, p string) (string, error) {
+	if done == "." {
+		done = ""
+	}
+	todo := strings.Split(p, "/")
 	for links := 0; len(todo) > 0; {
 		name := todo[0]
 		todo = todo[1:]
@@ -52,7 +133,7 @@ func (g *guest) resolve(p string) (string, error) {
 			continue
 		}
 		next := path.Join(done, name)
-		info, err := g.root.Lstat(next)
+		info, err := g.lstat(next)
 		if err != nil || info.Mode()&os.ModeSymlink == 0 {
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
 				return "", failure("look up", "/"+next, err)
@@ -61,9 +142,13 @@ func (g *guest) resolve(p string) (string, error) {
 			continue
 		}
 		if links++; links > 40 {
-			return "", failure("look up", p, unix.ELOOP)
+			return "", failure("look up", "/"+next, unix.ELOOP)
 		}
-		target, err := g.root.Readlink(next)
+		var target string
+		in, base, err := g.in(next)
+		if err == nil {
+			target, err = in.Readlink(base)
+		}
 		if err != nil {
 			return "", failure("read link", "/"+next, err)
 		}
@@ -84,7 +169,7 @@ func (g *guest) stat(p string) (os.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := g.root.Lstat(rel)
+	info, err := g.lstat(rel)
 	if err != nil {
 		return nil, failure("stat", p, err)
 	}
@@ -114,7 +199,7 @@ func (g *guest) read(p string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := g.root.OpenFile(rel, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := g.open(rel, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, failure("open", p, err)
 	}
@@ -139,13 +224,13 @@ func (g *guest) list(p string) []string {
 	if err != nil {
 		return nil
 	}
-	f, err := g.root.Open(rel)
+	f, err := g.open(rel, os.O_RDONLY, 0)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
 	names, _ := f.Readdirnames(4096)
-	slices.Sort(names)
+	sort.Strings(names)
 	return names
 }
 
@@ -156,7 +241,7 @@ func (g *guest) mkdir(p string, mode os.FileMode, uid, gid int) error {
 	if err != nil {
 		return err
 	}
-	if info, err := g.root.Lstat(rel); err == nil {
+	if info, err := g.lstat(rel); err == nil {
 		if !info.IsDir() {
 			return failure("make directory", p, unix.ENOTDIR)
 		}
@@ -167,13 +252,17 @@ func (g *guest) mkdir(p string, mode os.FileMode, uid, gid int) error {
 			return err
 		}
 	}
-	if err := g.root.Mkdir(rel, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	in, name, err := g.in(rel)
+	if err != nil {
+		return err
+	}
+	if err := in.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return failure("make directory", p, err)
 	}
-	if err := g.root.Lchown(rel, uid, gid); err != nil {
+	if err := in.Lchown(name, uid, gid); err != nil {
 		return failure("change owner of", p, err)
 	}
-	if err := g.root.Chmod(rel, mode); err != nil {
+	if err := in.Chmod(name, mode); err != nil {
 		return failure("change mode of", p, err)
 	}
 	return nil
@@ -186,7 +275,7 @@ func (g *guest) remove(p string) error {
 	if err != nil {
 		return err
 	}
-	if err := g.root.Remove(path.Join(dir, path.Base(p))); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := g.unlink(path.Join(dir, path.Base(p))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return failure("remove", p, err)
 	}
 	return nil
@@ -234,7 +323,7 @@ func (e *edit) put(p string, data []byte, mode fileMode) error {
 	}
 	f := &pendingFile{path: p, rel: rel, data: data, mode: mode}
 	f.temp = path.Join(path.Dir(rel), "."+path.Base(rel)+".azprov")
-	if old, err := e.g.root.OpenFile(rel, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+	if old, err := e.g.open(rel, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
 		same, err := f.compare(old)
 		old.Close()
 		if err != nil {
@@ -286,7 +375,7 @@ func (e *edit) commit() (err error) {
 		for _, f := range e.pending {
 			if f.file != nil {
 				f.file.Close()
-				e.g.root.Remove(f.temp)
+				e.g.unlink(f.temp)
 			}
 		}
 		e.pending = nil
@@ -306,7 +395,11 @@ func (e *edit) commit() (err error) {
 	}
 	var dirs []string
 	for _, f := range e.pending {
-		if err := e.g.root.Rename(f.temp, f.rel); err != nil {
+		in, name, err := e.g.in(f.rel)
+		if err == nil {
+			err = in.Rename(path.Base(f.temp), name)
+		}
+		if err != nil {
 			return failure("replace", f.path, err)
 		}
 		f.file.Close()
@@ -319,8 +412,11 @@ func (e *edit) commit() (err error) {
 }
 
 func (f *pendingFile) create(g *guest) error {
-	g.root.Remove(f.temp)
-	file, err := g.root.OpenFile(f.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := g.open(f.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) { // of a run that was cut off
+		g.unlink(f.temp)
+		file, err = g.open(f.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	}
 	if err != nil {
 		return failure("create", "/"+f.temp, err)
 	}
@@ -343,7 +439,7 @@ func (f *pendingFile) create(g *guest) error {
 }
 
 func (g *guest) syncDir(rel string) error {
-	d, err := g.root.Open(rel)
+	d, err := g.open(rel, os.O_RDONLY, 0)
 	if err != nil {
 		return failure("open", "/"+rel, err)
 	}
@@ -378,4 +474,15 @@ func inParallel[T any](list []T, f func(T) error) error {
 		}
 	}
 	return nil
+}
+
+// sortFew sorts a short list in place, keeping the order of equals. The standard
+// library's sort is made anew for every type, which costs more bytes than these
+// lists are worth.
+func sortFew[T any](list []T, less func(a, b T) bool) {
+	for i := range list {
+		for j := i; j > 0 && less(list[j], list[j-1]); j-- {
+			list[j], list[j-1] = list[j-1], list[j]
+		}
+	}
 }

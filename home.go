@@ -31,7 +31,7 @@ func (m *machine) openHome(a *account) (*home, error) {
 	if rel == "." {
 		return nil, failure("open home", a.Home, errors.New("the home is the root directory"))
 	}
-	d, err := m.guest.root.OpenFile(rel, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	d, err := m.guest.open(rel, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, failure("open home", a.Home, err)
 	}
@@ -167,7 +167,7 @@ func (h *home) setLabel(fd int) {
 
 // Limits of a skeleton.
 const (
-	maxSkelEntries = 4096
+	maxSkelEntries = 1024
 	maxSkelBytes   = 64 << 20
 	maxSkelDepth   = 16
 )
@@ -198,10 +198,19 @@ func (m *machine) makeHome(a *account, mode os.FileMode, skel string) error {
 	}
 	defer h.close()
 	c := &skelCopy{m: m, uid: a.UID, gid: a.GID}
+	defer c.close()
 	if m.guest.isDir(skel) {
 		if err := c.copy(skel, int(h.dir.Fd()), 0); err != nil {
 			return err
 		}
+	}
+	if err := inParallel(c.open, func(f *os.File) error {
+		if err := f.Sync(); err != nil {
+			return failure("sync copy of", f.Name(), err)
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	// The directory comes to the user last, so that a run that was cut off finds
 	// it still root's.
@@ -223,6 +232,13 @@ type skelCopy struct {
 	uid, gid int
 	entries  int
 	bytes    int64
+	open     []*os.File // what is still to be synced
+}
+
+func (c *skelCopy) close() {
+	for _, f := range c.open {
+		f.Close()
+	}
 }
 
 func (c *skelCopy) copy(from string, to, depth int) error {
@@ -244,7 +260,7 @@ func (c *skelCopy) entry(src, name string, to, depth int) error {
 		return err
 	}
 	rel := path.Join(dir, name)
-	info, err := c.m.guest.root.Lstat(rel)
+	info, err := c.m.guest.lstat(rel)
 	if err != nil {
 		return failure("copy", src, err)
 	}
@@ -281,11 +297,11 @@ func (c *skelCopy) entry(src, name string, to, depth int) error {
 		return failure("copy", src, err)
 	}
 	f := os.NewFile(uintptr(fd), src)
-	defer f.Close()
+	c.open = append(c.open, f)
 	if _, err := f.Write(data); err != nil {
 		return failure("copy", src, err)
 	}
-	if err := errors.Join(unix.Fchown(fd, c.uid, c.gid), unix.Fchmod(fd, uint32(info.Mode().Perm())), f.Sync()); err != nil {
+	if err := errors.Join(unix.Fchown(fd, c.uid, c.gid), unix.Fchmod(fd, uint32(info.Mode().Perm()))); err != nil {
 		return failure("copy", src, err)
 	}
 	return nil
@@ -299,12 +315,11 @@ func (c *skelCopy) directory(src, name string, to, depth int, mode os.FileMode) 
 	if err != nil {
 		return failure("copy", src, err)
 	}
-	d := os.NewFile(uintptr(fd), src)
-	defer d.Close()
+	c.open = append(c.open, os.NewFile(uintptr(fd), src))
 	if err := c.copy(src, fd, depth+1); err != nil {
 		return err
 	}
-	if err := errors.Join(unix.Fchown(fd, c.uid, c.gid), unix.Fchmod(fd, uint32(mode)), d.Sync()); err != nil {
+	if err := errors.Join(unix.Fchown(fd, c.uid, c.gid), unix.Fchmod(fd, uint32(mode))); err != nil {
 		return failure("copy", src, err)
 	}
 	return nil

@@ -53,7 +53,7 @@ func writeKVP(g *guest, dir, key, value string, boot time.Time) error {
 	if err != nil {
 		return err
 	}
-	f, err := g.root.OpenFile(rel, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o644)
+	f, err := g.open(rel, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o644)
 	if err != nil {
 		return failure("open", name, err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,8 +114,11 @@ func (m *machine) candidates(all []*link) []*link {
 	if len(synthetic) > 0 && m.cfg.Interface == "" {
 		list = slices.DeleteFunc(list, func(l *link) bool { return l.Driver != driverNetvsc })
 	}
-	slices.SortStableFunc(list, func(a, b *link) int {
-		return cmp.Or(cmp.Compare(len(a.Kind), len(b.Kind)), cmp.Compare(a.Index, b.Index))
+	sortFew(list, func(a, b *link) bool {
+		if len(a.Kind) != len(b.Kind) {
+			return len(a.Kind) < len(b.Kind)
+		}
+		return a.Index < b.Index
 	})
 	return list
 }

@@ -125,8 +125,9 @@ func (m *machine) drives() []string {
 			}
 		}
 	}
-	slices.SortFunc(optical, func(a, b string) int { return 2*(len(a)-len(b)) + strings.Compare(a, b) })
-	slices.Sort(others)
+	byNumber := func(a, b string) bool { return len(a) < len(b) || len(a) == len(b) && a < b }
+	sortFew(optical, byNumber)
+	sortFew(others, byNumber)
 	list := append(optical, others...)
 	for i, n := range list {
 		list[i] = m.dev(n)
@@ -164,7 +165,7 @@ func (m *machine) blockNames() string {
 	}
 	defer d.Close()
 	names, _ := d.Readdirnames(64)
-	slices.Sort(names)
+	sortFew(names, func(a, b string) bool { return a < b })
 	return ", block devices: " + oneLine(strings.Join(names, " "), 200) + "; are the modules sr_mod, cdrom and hv_storvsc or ata_piix there?"
 }
 
@@ -264,7 +265,10 @@ func (m *machine) openDrive(name string) (*os.File, error) {
 		if err != nil {
 			return nil, unix.ENOENT
 		}
-		defer os.RemoveAll(filepath.Dir(made))
+		defer func() {
+			os.Remove(made)
+			os.Remove(filepath.Dir(made))
+		}()
 		node = made
 	}
 	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -306,16 +310,23 @@ func (m *machine) makeNode(name string) (string, error) {
 	if !ok || err1 != nil || err2 != nil {
 		return "", unix.ENOENT
 	}
-	dir, err := os.MkdirTemp("", "azprov-")
+	dir, err := privateDir()
 	if err != nil {
 		return "", err
 	}
 	node := filepath.Join(dir, name)
 	if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(uint32(ma), uint32(mi)))); err != nil {
-		os.RemoveAll(dir)
+		os.Remove(dir)
 		return "", err
 	}
 	return node, nil
+}
+
+// privateDir makes a directory for this process alone.
+func privateDir() (string, error) {
+	dir := filepath.Join(os.TempDir(), "azprov-"+strconv.Itoa(os.Getpid()))
+	// One that exists is not ours.
+	return dir, os.Mkdir(dir, 0o700)
 }
 
 // mountMedium reads a medium by way of the kernel: for file systems that are
@@ -325,7 +336,7 @@ func (m *machine) mountMedium(device string) (*medium, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "azprov-")
+	dir, err := privateDir()
 	if err != nil {
 		return nil, err
 	}

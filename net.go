@@ -63,15 +63,7 @@ func (le *lease) allRoutes() []route {
 			list = append(list, route{netip.PrefixFrom(a, 32), le.Router})
 		}
 	}
-	slices.SortStableFunc(list, func(a, b route) int {
-		switch onLink := !a.Gateway.IsValid(); {
-		case onLink == !b.Gateway.IsValid():
-			return 0
-		case onLink:
-			return -1
-		}
-		return 1
-	})
+	sortFew(list, func(a, b route) bool { return !a.Gateway.IsValid() && b.Gateway.IsValid() })
 	return list
 }
 
@@ -94,7 +86,7 @@ func (m *machine) writeResolvConf(le *lease) error {
 	if err != nil {
 		return err
 	}
-	info, err := m.guest.root.Lstat(path.Join(dir, "resolv.conf"))
+	info, err := m.guest.lstat(path.Join(dir, "resolv.conf"))
 	if err == nil && info.Mode()&os.ModeSymlink != 0 {
 		return nil
 	}

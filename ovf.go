@@ -392,7 +392,12 @@ func (p *ovfParser) publicKey(i int, n *ovfNode) {
 // hex digits, "" when there is none.
 func (p *ovfParser) fingerprint(parent *ovfNode) string {
 	text, n := p.text(parent, "Fingerprint")
-	text = strings.ToUpper(strings.NewReplacer(":", "", " ", "", "\t", "", "\n", "", "\r", "").Replace(text))
+	text = strings.ToUpper(strings.Map(func(r rune) rune {
+		if strings.ContainsRune(": \t\r\n", r) {
+			return -1
+		}
+		return r
+	}, text))
 	if text == "" {
 		return ""
 	}

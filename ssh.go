@@ -162,7 +162,7 @@ func (m *machine) authorizedKeysPath(a *account) string {
 	if value == "" || value == "none" {
 		return standard
 	}
-	value = strings.NewReplacer("%h", a.Home, "%u", a.Name, "%%", "%").Replace(value)
+	value = strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(value, "%h", a.Home), "%u", a.Name), "%%", "%")
 	if !strings.HasPrefix(value, "/") {
 		value = path.Join(a.Home, value)
 	}

@@ -102,7 +102,7 @@ func lockState(g *guest) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := g.root.OpenFile(rel, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := g.open(rel, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, failure("open lock", stateDir+"/lock", err)
 	}

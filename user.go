@@ -70,7 +70,8 @@ func (m *machine) applyUser(_ context.Context, s *spec) (*account, string, error
 	if err := m.guest.mkdir("/etc", 0o755, 0, 0); err != nil {
 		return nil, "", err
 	}
-	unlock, err := lockAccounts(m.guest, []string{"/etc/group", "/etc/gshadow", "/etc/passwd", "/etc/shadow", "/etc/subuid", "/etc/subgid"})
+	fresh := m.hashMeanwhile(s.Password)
+	unlock, err := lockAccounts(m.guest, []string{"group", "gshadow", "passwd", "shadow", "subuid", "subgid"})
 	if err != nil {
 		return nil, "", err
 	}
@@ -79,40 +80,16 @@ func (m *machine) applyUser(_ context.Context, s *spec) (*account, string, error
 	if err != nil {
 		return nil, "", err
 	}
-	u := &userEdit{m: m, files: files, defs: loadSettings(m.guest, "/etc/login.defs"), useradd: loadSettings(m.guest, "/etc/default/useradd")}
+	u := &userEdit{m: m, files: files, defs: loadSettings(m.guest, "/etc/login.defs"), useradd: loadSettings(m.guest, "/etc/default/useradd"), fresh: fresh}
 	a, err := u.account(s.UserName)
 	if err != nil {
 		return nil, "", err
 	}
-	if err := u.password(a, s.Password); err != nil {
-		return nil, "", err
-	}
-	groups := u.groups(a)
-	if m.cfg.RootLock {
-		u.lockRoot()
-	}
-	e := m.guest.edit()
-	for _, f := range files.list() {
-		if !f.changed {
-			continue
-		}
-		if err := m.backUp(e, f.path); err != nil {
-			return nil, "", err
-		}
-		if err := e.put(f.path, f.encode(), keepFile(f.mode)); err != nil {
-			return nil, "", err
-		}
-	}
-	how := ""
-	if m.cfg.UserSudo {
-		if how, err = m.allowRoot(e, a); err != nil {
-			return nil, "", err
-		}
-	}
-	if err := e.commit(); err != nil {
-		return nil, "", err
-	}
-	if err := m.makeHome(a, u.homeMode(), u.skeleton()); err != nil {
+	// The home is made meanwhile: it belongs to the user only once it is whole.
+	home := make(chan error, 1)
+	go func() { home <- m.makeHome(a, u.homeMode(), u.skeleton()) }()
+	groups, how, err := u.commit(a, s.Password)
+	if err := errors.Join(err, <-home); err != nil {
 		return nil, "", err
 	}
 	summary := fmt.Sprintf("%s uid %d", a.Name, a.UID)
@@ -128,6 +105,35 @@ func (m *machine) applyUser(_ context.Context, s *spec) (*account, string, error
 		summary += ", groups " + strings.Join(groups, " ")
 	}
 	return a, joinTexts(summary, how), nil
+}
+
+// commit fills in password and groups, and replaces the files that have changed.
+func (u *userEdit) commit(a *account, password secret) (groups []string, how string, err error) {
+	if err := u.password(a, password); err != nil {
+		return nil, "", err
+	}
+	groups = u.groups(a)
+	if u.m.cfg.RootLock {
+		u.lockRoot()
+	}
+	e := u.m.guest.edit()
+	for _, f := range u.files.list() {
+		if !f.changed {
+			continue
+		}
+		if err := u.m.backUp(e, f.path); err != nil {
+			return nil, "", err
+		}
+		if err := e.put(f.path, f.encode(), keepFile(f.mode)); err != nil {
+			return nil, "", err
+		}
+	}
+	if u.m.cfg.UserSudo {
+		if how, err = u.m.allowRoot(e, a); err != nil {
+			return nil, "", err
+		}
+	}
+	return groups, how, e.commit()
 }
 
 // backUp keeps the old content as FILE- where the image has such a file.
@@ -147,6 +153,27 @@ type userEdit struct {
 	m             *machine
 	files         *accountFiles
 	defs, useradd settings
+	fresh         <-chan hashed // the password's hash, when it is done
+}
+
+// hashed is a password's new hash.
+type hashed struct {
+	hash string
+	err  error
+}
+
+// hashMeanwhile hashes a password, the dearest computation of a run, while the
+// files are read.
+func (m *machine) hashMeanwhile(password secret) <-chan hashed {
+	ch := make(chan hashed, 1)
+	go func() {
+		var h hashed
+		if len(password) > 0 {
+			h.hash, h.err = hashPassword(password, m.cfg.PasswordRounds)
+		}
+		ch <- h
+	}()
+	return ch
 }
 
 // account finds the user's line or adds one, with its own group, shadow line and
@@ -287,10 +314,11 @@ func (u *userEdit) password(a *account, password secret) error {
 	case alreadyHashed(password):
 		hash = string(password)
 	case !verifyPassword(password, old):
-		var err error
-		if hash, err = hashPassword(password, u.m.cfg.PasswordRounds); err != nil {
-			return err
+		h := <-u.fresh
+		if h.err != nil {
+			return h.err
 		}
+		hash = h.hash
 	}
 	a.HasPassword = hash[0] != '!' && hash[0] != '*'
 	if hash == old {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,8 +14,30 @@ import (
 // yet, from an address that no route leads to.
 
 type dhcpConn struct {
-	fd    int
-	index int
+	fd     int
+	index  int
+	device string
+}
+
+// awaitLink waits until the interface sends: when the guest has just brought up
+// its end of a veth pair, the kernel still drops for a moment what ours sends.
+func (c *dhcpConn) awaitLink() {
+	ifr, err := unix.NewIfreq(c.device)
+	if err != nil {
+		return
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	for range 100 {
+		if unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr) != nil || ifr.Uint16()&unix.IFF_RUNNING != 0 {
+			break
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+	time.Sleep(200 * time.Microsecond)
 }
 
 func (c *dhcpConn) Close() error { return unix.Close(c.fd) }
@@ -34,7 +57,7 @@ func (p *Platform) listenDHCP(device string) (*dhcpConn, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	return &dhcpConn{fd, nic.Index}, nil
+	return &dhcpConn{fd, nic.Index, device}, nil
 }
 
 func (p *Platform) serveDHCP(c *dhcpConn) {
@@ -58,6 +81,7 @@ func (p *Platform) serveDHCP(c *dhcpConn) {
 		if reply := p.answerDHCP(ip[head+8:]); reply != nil {
 			to := &unix.SockaddrLinklayer{Protocol: etherIP, Ifindex: c.index, Halen: 6}
 			copy(to.Addr[:], ip[head+8+28:head+8+34])
+			c.awaitLink()
 			unix.Sendto(c.fd, reply, 0, to)
 		}
 	}

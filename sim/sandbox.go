@@ -312,7 +312,8 @@ func guestStage() (int, error) {
 	}()
 	for {
 		var ws syscall.WaitStatus
-		got, err := syscall.Wait4(-1, &ws, 0, nil)
+		var usage syscall.Rusage
+		got, err := syscall.Wait4(-1, &ws, 0, &usage)
 		if err == syscall.EINTR {
 			continue
 		}
@@ -324,7 +325,8 @@ func guestStage() (int, error) {
 			if ws.Signaled() {
 				code = 128 + int(ws.Signal())
 			}
-			log.Add(Event{Service: "sandbox", VM: vm.Hostname, Type: "exit", Status: code})
+			log.Add(Event{Service: "sandbox", VM: vm.Hostname, Type: "exit", Status: code,
+				CPU: float64(usage.Utime.Nano()+usage.Stime.Nano()) / 1e6, RSS: usage.Maxrss})
 			return code, nil
 		}
 	}

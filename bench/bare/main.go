@@ -40,15 +40,28 @@ func run(name string) error {
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
 		return err
 	}
+	// A packet that is sent before the link runs is lost.
+	for i := 0; i < 1000 && ifr.Uint16()&unix.IFF_RUNNING == 0; i++ {
+		if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr); err != nil {
+			return err
+		}
+		if ifr.Uint16()&unix.IFF_RUNNING == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	nic, err := net.InterfaceByName(name)
 	if err != nil {
 		return err
 	}
-	offer, err := exchange(nic, 1, nil)
+	packets, to, err := packetSocket(nic)
+	if err != nil {
+		return err
+	}
+	offer, err := exchange(packets, to, nic, 1, nil)
 	if err != nil {
 		return fmt.Errorf("discover: %w", err)
 	}
-	ack, err := exchange(nic, 3, offer)
+	ack, err := exchange(packets, to, nic, 3, offer)
 	if err != nil {
 		return fmt.Errorf("request: %w", err)
 	}
@@ -64,18 +77,20 @@ type lease struct {
 	options map[byte][]byte
 }
 
-// exchange sends a DHCP message of a type and waits for its answer.
-func exchange(nic *net.Interface, kind byte, offer *lease) (*lease, error) {
+// packetSocket opens the socket for DHCP. It stays open until the program ends,
+// since to close it takes the kernel a grace period.
+func packetSocket(nic *net.Interface) (int, *unix.SockaddrLinklayer, error) {
 	const proto = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8 // in network order
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(proto))
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	defer unix.Close(fd)
 	to := &unix.SockaddrLinklayer{Protocol: proto, Ifindex: nic.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
-	if err := unix.Bind(fd, to); err != nil {
-		return nil, err
-	}
+	return fd, to, unix.Bind(fd, to)
+}
+
+// exchange sends a DHCP message of a type and waits for its answer.
+func exchange(fd int, to *unix.SockaddrLinklayer, nic *net.Interface, kind byte, offer *lease) (*lease, error) {
 	b := make([]byte, 240, 300)
 	b[0], b[1], b[2] = 1, 1, 6
 	copy(b[4:], "bare")
