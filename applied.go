@@ -30,7 +30,7 @@ func (b *boot) stepRecords(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "", e.commit()
+	return "", e.commitLater()
 }
 
 // commitApplied makes it durable that all is applied, for us and for the Linux
@@ -54,7 +54,7 @@ func (b *boot) commitApplied() error {
 	if err = errors.Join(err, e.put(stateDir+"/instance", next.encode(), rootFile(0o600))); err != nil {
 		return err
 	}
-	if err := e.commit(); err != nil {
+	if err := e.commitAfter(b.guest.settle); err != nil {
 		return err
 	}
 	b.instance = next

@@ -66,7 +66,15 @@ func (b *boot) stepState(context.Context) (string, error) {
 }
 
 func (b *boot) stepMark(context.Context) (string, error) {
-	return "", instance{ID: b.instanceID(), Progress: applying}.save(b.guest)
+	// It need not be durable: without it the next run provisions as well.
+	if err := b.guest.mkdir(stateDir, 0o700, 0, 0); err != nil {
+		return "", err
+	}
+	e := b.guest.edit()
+	if err := e.put(stateDir+"/instance", instance{ID: b.instanceID(), Progress: applying}.encode(), rootFile(0o600)); err != nil {
+		return "", err
+	}
+	return "", e.commitLater()
 }
 
 func (b *boot) stepMedia(ctx context.Context) (string, error) {

@@ -202,6 +202,9 @@ func provision(m *machine, began time.Time) int {
 // finish says how the run ended and keeps its status.
 func (b *boot) finish(results []result) int {
 	defer b.spec.wipe()
+	if err := b.guest.settle(); err != nil {
+		b.warn("state", "%v", err)
+	}
 	code := b.exitCode()
 	if err := b.saveStatus(b.status(results, code)); err != nil {
 		b.warn("state", "%v", err)

@@ -52,7 +52,7 @@ func (m *machine) storeCustomData(data secret, dir string) (string, error) {
 	if err := errors.Join(e.put(dir+"/custom-data", data, rootFile(0o600)), e.put(waagentDir+"/CustomData", text, rootFile(0o600))); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d bytes, %s", len(data), customDataKind(data)), e.commit()
+	return fmt.Sprintf("%d bytes, %s", len(data), customDataKind(data)), e.commitLater()
 }
 
 // scriptLog is where the output of custom data goes.

@@ -27,14 +27,22 @@ type guest struct {
 	mu   sync.Mutex
 	dirs map[string]string   // resolved directories
 	subs map[string]*os.Root // opened directories, by resolved path
+
+	// What is written but not yet durable: settle waits for it.
+	later   sync.WaitGroup
+	slots   chan struct{} // bounds the syncs under way, each of which takes a thread
+	lateErr error
 }
+
+// maxSyncs is how many files are synced at once behind the steps' backs.
+const maxSyncs = 4
 
 func openGuest(dir string) (*guest, error) {
 	r, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, failureHint("open root directory", dir, err, "give an existing directory with -root")
 	}
-	return &guest{dir: dir, root: r, dirs: map[string]string{}, subs: map[string]*os.Root{".": r}}, nil
+	return &guest{dir: dir, root: r, dirs: map[string]string{}, subs: map[string]*os.Root{".": r}, slots: make(chan struct{}, maxSyncs)}, nil
 }
 
 func (g *guest) close() {
@@ -62,6 +70,31 @@ func (g *guest) in(rel string) (*os.Root, string, error) {
 	}
 	g.subs[dir] = r
 	return r, name, nil
+}
+
+// syncLater makes a file or directory durable behind the caller's back and closes it.
+func (g *guest) syncLater(f *os.File) {
+	g.later.Go(func() {
+		g.slots <- struct{}{}
+		defer func() { <-g.slots }()
+		err := f.Sync()
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EINVAL) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.lateErr == nil {
+				g.lateErr = failure("sync", f.Name(), err)
+			}
+		}
+	})
+}
+
+// settle waits until all that was left to syncLater is durable.
+func (g *guest) settle() error {
+	g.later.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lateErr
 }
 
 // lstat looks at a resolved path.
@@ -307,6 +340,7 @@ type pendingFile struct {
 	path, rel, temp string
 	data            []byte
 	mode            fileMode
+	replaces        bool   // a file that exists
 	label           []byte // SELinux label of the file that is replaced
 	file            *os.File
 }
@@ -324,6 +358,7 @@ func (e *edit) put(p string, data []byte, mode fileMode) error {
 	f := &pendingFile{path: p, rel: rel, data: data, mode: mode}
 	f.temp = path.Join(path.Dir(rel), "."+path.Base(rel)+".azprov")
 	if old, err := e.g.open(rel, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+		f.replaces = true
 		same, err := f.compare(old)
 		old.Close()
 		if err != nil {
@@ -368,9 +403,44 @@ func (f *pendingFile) compare(old *os.File) (same bool, err error) {
 // changes says how many files the commit will replace.
 func (e *edit) changes() int { return len(e.pending) }
 
-// commit puts every planned file in place. On an error nothing more is renamed
-// and the temporary files are removed.
-func (e *edit) commit() (err error) {
+// commit puts every planned file in place and returns when that is durable. On an
+// error nothing more is renamed and the temporary files are removed.
+func (e *edit) commit() error { return e.commitAfter(func() error { return nil }) }
+
+// commitAfter is commit with something else that must have ended well before
+// the first file is put in place; it runs while the files are written.
+func (e *edit) commitAfter(other func() error) error {
+	otherErr := make(chan error, 1)
+	go func() { otherErr <- other() }()
+	dirs, err := e.place(func(*pendingFile) bool { return true }, otherErr)
+	if err != nil {
+		return err
+	}
+	return inParallel(dirs, e.g.syncDir)
+}
+
+// commitLater is commit for what the next run would write again if it were lost:
+// only the content of files that replace others is durable before they do; all
+// else is when settle returns.
+func (e *edit) commitLater() error {
+	dirs, err := e.place(func(f *pendingFile) bool { return f.replaces }, nil)
+	if err != nil {
+		return err
+	}
+	for _, rel := range dirs {
+		d, err := e.g.open(rel, os.O_RDONLY, 0)
+		if err != nil {
+			return failure("open", "/"+rel, err)
+		}
+		e.g.syncLater(d)
+	}
+	return nil
+}
+
+// place writes the files, syncs those that it is told to at once and the others
+// later, waits for other if there is one, and renames. It returns the
+// directories that have changed.
+func (e *edit) place(now func(*pendingFile) bool, other <-chan error) (dirs []string, err error) {
 	defer func() {
 		for _, f := range e.pending {
 			if f.file != nil {
@@ -382,33 +452,43 @@ func (e *edit) commit() (err error) {
 	}()
 	for _, f := range e.pending {
 		if err := f.create(e.g); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := inParallel(e.pending, func(f *pendingFile) error {
+	err = inParallel(e.pending, func(f *pendingFile) error {
+		if !now(f) {
+			return nil
+		}
 		if err := f.file.Sync(); err != nil {
 			return failure("sync", f.path, err)
 		}
 		return nil
-	}); err != nil {
-		return err
+	})
+	if other != nil {
+		err = errors.Join(err, <-other)
 	}
-	var dirs []string
+	if err != nil {
+		return nil, err
+	}
 	for _, f := range e.pending {
 		in, name, err := e.g.in(f.rel)
 		if err == nil {
 			err = in.Rename(path.Base(f.temp), name)
 		}
 		if err != nil {
-			return failure("replace", f.path, err)
+			return nil, failure("replace", f.path, err)
 		}
-		f.file.Close()
+		if now(f) {
+			f.file.Close()
+		} else {
+			e.g.syncLater(f.file)
+		}
 		f.file = nil
 		if dir := path.Dir(f.rel); !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
 	}
-	return inParallel(dirs, e.g.syncDir)
+	return dirs, nil
 }
 
 func (f *pendingFile) create(g *guest) error {
@@ -462,6 +542,9 @@ func (g *guest) write(p string, data []byte, mode fileMode) error {
 // inParallel runs f for every element at once and returns the first error in
 // the elements' order. It is for a few elements: a goroutine each.
 func inParallel[T any](list []T, f func(T) error) error {
+	if len(list) == 1 {
+		return f(list[0])
+	}
 	errs := make([]error, len(list))
 	var wg sync.WaitGroup
 	for i, v := range list {

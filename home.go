@@ -16,6 +16,7 @@ import (
 // have been planted by the user: each component is opened without following
 // links, and what is written belongs to the user.
 type home struct {
+	g        *guest
 	dir      *os.File
 	path     string
 	uid, gid int
@@ -35,7 +36,7 @@ func (m *machine) openHome(a *account) (*home, error) {
 	if err != nil {
 		return nil, failure("open home", a.Home, err)
 	}
-	h := &home{dir: d, path: a.Home, uid: a.UID, gid: a.GID}
+	h := &home{g: m.guest, dir: d, path: a.Home, uid: a.UID, gid: a.GID}
 	if sysAttr(m.sys("fs/selinux/enforce")) != "" {
 		h.label = "unconfined_u:object_r:ssh_home_t:s0"
 	}
@@ -117,22 +118,23 @@ func (h *home) read(rel string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// put replaces a file below the home: owned by the user, durable, never through a link.
+// put replaces a file below the home: owned by the user, never through a link.
+// It is durable when the guest has settled; a file that it replaces is not lost
+// before.
 func (h *home) put(rel string, data []byte, mode uint32) error {
 	dir, err := h.descend(path.Dir(rel), true)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
 	at, name := int(dir.Fd()), path.Base(rel)
 	full, temp := path.Join(h.path, rel), "."+name+".azprov"
 	unix.Unlinkat(at, temp, 0)
 	fd, err := unix.Openat(at, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
+		dir.Close()
 		return failure("create", full, err)
 	}
 	f := os.NewFile(uintptr(fd), full)
-	defer f.Close()
 	h.setLabel(fd)
 	_, err = f.Write(data)
 	if err == nil {
@@ -141,19 +143,21 @@ func (h *home) put(rel string, data []byte, mode uint32) error {
 	if err == nil {
 		err = unix.Fchmod(fd, mode)
 	}
-	if err == nil {
+	var st unix.Stat_t
+	if err == nil && unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
 		err = f.Sync()
 	}
 	if err == nil {
 		err = unix.Renameat(at, temp, at, name)
 	}
 	if err != nil {
+		f.Close()
+		dir.Close()
 		unix.Unlinkat(at, temp, 0)
 		return failure("write", full, err)
 	}
-	if err := dir.Sync(); err != nil {
-		return failure("sync", dir.Name(), err)
-	}
+	h.g.syncLater(f)
+	h.g.syncLater(dir)
 	return nil
 }
 
@@ -198,19 +202,10 @@ func (m *machine) makeHome(a *account, mode os.FileMode, skel string) error {
 	}
 	defer h.close()
 	c := &skelCopy{m: m, uid: a.UID, gid: a.GID}
-	defer c.close()
 	if m.guest.isDir(skel) {
 		if err := c.copy(skel, int(h.dir.Fd()), 0); err != nil {
 			return err
 		}
-	}
-	if err := inParallel(c.open, func(f *os.File) error {
-		if err := f.Sync(); err != nil {
-			return failure("sync copy of", f.Name(), err)
-		}
-		return nil
-	}); err != nil {
-		return err
 	}
 	// The directory comes to the user last, so that a run that was cut off finds
 	// it still root's.
@@ -220,9 +215,11 @@ func (m *machine) makeHome(a *account, mode os.FileMode, skel string) error {
 	if err := h.dir.Chmod(mode); err != nil {
 		return failure("change mode of", a.Home, err)
 	}
-	if err := h.dir.Sync(); err != nil {
-		return failure("sync", a.Home, err)
+	d, err := h.descend(".", false)
+	if err != nil {
+		return err
 	}
+	m.guest.syncLater(d)
 	return nil
 }
 
@@ -232,13 +229,6 @@ type skelCopy struct {
 	uid, gid int
 	entries  int
 	bytes    int64
-	open     []*os.File // what is still to be synced
-}
-
-func (c *skelCopy) close() {
-	for _, f := range c.open {
-		f.Close()
-	}
 }
 
 func (c *skelCopy) copy(from string, to, depth int) error {
@@ -297,7 +287,7 @@ func (c *skelCopy) entry(src, name string, to, depth int) error {
 		return failure("copy", src, err)
 	}
 	f := os.NewFile(uintptr(fd), src)
-	c.open = append(c.open, f)
+	defer c.m.guest.syncLater(f)
 	if _, err := f.Write(data); err != nil {
 		return failure("copy", src, err)
 	}
@@ -315,7 +305,7 @@ func (c *skelCopy) directory(src, name string, to, depth int, mode os.FileMode) 
 	if err != nil {
 		return failure("copy", src, err)
 	}
-	c.open = append(c.open, os.NewFile(uintptr(fd), src))
+	defer c.m.guest.syncLater(os.NewFile(uintptr(fd), src))
 	if err := c.copy(src, fd, depth+1); err != nil {
 		return err
 	}

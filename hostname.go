@@ -64,7 +64,7 @@ func (m *machine) applyHostname(name string) (string, error) {
 			return "", err
 		}
 	}
-	return name, e.commit()
+	return name, e.commitLater()
 }
 
 // putHostnameLine replaces the line that starts with key in a file that exists;

@@ -189,7 +189,7 @@ func (m *machine) applySSHD(s *spec) (string, error) {
 		return "", err
 	}
 	changed := e.changes() > 0
-	if err := e.commit(); err != nil {
+	if err := e.commitLater(); err != nil {
 		return "", err
 	}
 	if changed {

@@ -133,7 +133,7 @@ func (u *userEdit) commit(a *account, password secret) (groups []string, how str
 			return nil, "", err
 		}
 	}
-	return groups, how, e.commit()
+	return groups, how, e.commitLater()
 }
 
 // backUp keeps the old content as FILE- where the image has such a file.

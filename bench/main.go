@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"azprov/sim"
 )
@@ -40,17 +39,15 @@ func main() {
 }
 
 func bench(rounds int) error {
-	dir, err := os.MkdirTemp("", "azprov-bench-")
+	dir, unmount, err := freshDisk()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer unmount()
 	vm := filepath.Join(dir, "vm.json")
 	if err := os.WriteFile(vm, []byte(description), 0o600); err != nil {
 		return err
 	}
-	// Files that a build has just removed slow ext4 down for five seconds.
-	time.Sleep(6 * time.Second)
 	programs := []struct{ name, file string }{{"bare", "build/bare"}, {"azprov", "azprov"}}
 	results := map[string][]run{}
 	for i := range rounds + 1 {
@@ -79,6 +76,39 @@ func bench(rounds int) error {
 	return os.WriteFile("build/bench.json", data, 0o644)
 }
 
+// freshDisk mounts a new ext4 image, like the disk of a new VM. On a disk in use
+// ext4 walks one by one over inodes that were freed in the last minutes, by a
+// build say, and that would be measured.
+func freshDisk() (dir string, unmount func(), err error) {
+	top, err := os.MkdirTemp("", "azprov-bench-")
+	if err != nil {
+		return "", nil, err
+	}
+	image, dir := filepath.Join(top, "disk"), filepath.Join(top, "mnt")
+	unmount = func() {
+		exec.Command("umount", dir).Run()
+		os.RemoveAll(top)
+	}
+	if err := os.Mkdir(dir, 0o700); err == nil {
+		err = os.WriteFile(image, nil, 0o600)
+	}
+	if err == nil {
+		err = os.Truncate(image, 1<<30)
+	}
+	for _, c := range [][]string{{"mke2fs", "-q", "-t", "ext4", "-F", image}, {"mount", "-o", "loop", image, dir}} {
+		if err == nil {
+			if out, cmdErr := exec.Command(c[0], c[1:]...).CombinedOutput(); cmdErr != nil {
+				err = fmt.Errorf("%s: %w: %s", c[0], cmdErr, out)
+			}
+		}
+	}
+	if err != nil {
+		unmount()
+		return "", nil, err
+	}
+	return dir, unmount, nil
+}
+
 func median(list []run, f func(run) float64) float64 {
 	var v []float64
 	for _, r := range list {
@@ -94,8 +124,6 @@ func measure(dir, vm, program string) (run, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return run{}, fmt.Errorf("%w: %s", err, out)
 	}
-	// The folder stays until the end: ext4 walks over recently freed inodes one
-	// by one, which would be measured in the next run.
 	f, err := os.Open(filepath.Join(dir, "platform.jsonl"))
 	if err != nil {
 		return run{}, err
