@@ -1,19 +1,24 @@
 // Command bare does the least that makes a VM Ready: one DHCP exchange, the
-// address and routes of the lease, the goal state, and one health report. It
-// applies nothing, keeps nothing, retries nothing. The benchmark measures
+// address and default route of the lease, the goal state, and one health report,
+// written the ordinary way with net/http and encoding/xml. It applies nothing,
+// keeps nothing, retries nothing. The benchmark measures
 // azprov, which does all of its work, against it.
 package main
 
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -173,77 +178,64 @@ func configure(fd int, name string, index int, l *lease) error {
 	if err := set(unix.SIOCSIFNETMASK, l.options[1]); err != nil {
 		return err
 	}
-	nl, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	nl, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(nl)
-	// RTM_NEWROUTE: nlmsghdr, rtmsg, RTA_GATEWAY, RTA_OIF.
-	m := make([]byte, 44)
-	binary.NativeEndian.PutUint32(m[0:], 44)
-	binary.NativeEndian.PutUint16(m[4:], unix.RTM_NEWROUTE)
-	binary.NativeEndian.PutUint16(m[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE)
-	m[16], m[20], m[21], m[23] = unix.AF_INET, unix.RT_TABLE_MAIN, unix.RTPROT_DHCP, unix.RTN_UNICAST
-	binary.NativeEndian.PutUint16(m[28:], 8)
-	binary.NativeEndian.PutUint16(m[30:], unix.RTA_GATEWAY)
-	copy(m[32:], l.options[3])
-	binary.NativeEndian.PutUint16(m[36:], 8)
-	binary.NativeEndian.PutUint16(m[38:], unix.RTA_OIF)
-	binary.NativeEndian.PutUint32(m[40:], uint32(index))
-	if err := unix.Sendto(nl, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	defer nl.Close()
+	ae := netlink.NewAttributeEncoder()
+	ae.Bytes(unix.RTA_GATEWAY, l.options[3])
+	ae.Uint32(unix.RTA_OIF, uint32(index))
+	attrs, err := ae.Encode()
+	if err != nil {
 		return err
 	}
-	ack := make([]byte, 512)
-	n, _, err := unix.Recvfrom(nl, ack, 0)
-	if err != nil || n < 20 {
-		return fmt.Errorf("no answer from netlink: %w", err)
+	rtmsg := []byte{unix.AF_INET, 0, 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_DHCP, 0, unix.RTN_UNICAST, 0, 0, 0, 0}
+	_, err = nl.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_NEWROUTE, Flags: netlink.Request | netlink.Acknowledge | netlink.Create}, Data: append(rtmsg, attrs...)})
+	if errors.Is(err, unix.EEXIST) {
+		return nil
 	}
-	if code := int32(binary.NativeEndian.Uint32(ack[16:])); code != 0 && code != -int32(unix.EEXIST) {
-		return unix.Errno(-code)
-	}
-	return nil
+	return err
 }
 
 // report fetches the goal state and posts Ready.
 func report() error {
-	gs, err := request("GET /machine/?comp=goalstate HTTP/1.1\r\n", "")
+	gs, err := request("GET", "http://168.63.129.16/machine/?comp=goalstate", "")
 	if err != nil {
 		return fmt.Errorf("goal state: %w", err)
 	}
-	body := "<?xml version=\"1.0\" encoding=\"utf-8\"?><Health xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xmlns:xsd=\"http://www.w3.org/2001/XMLSchema\">" +
-		"<GoalStateIncarnation>" + between(gs, "Incarnation") + "</GoalStateIncarnation><Container><ContainerId>" + between(gs, "ContainerId") +
-		"</ContainerId><RoleInstanceList><Role><InstanceId>" + between(gs, "InstanceId") + "</InstanceId><Health><State>Ready</State></Health></Role></RoleInstanceList></Container></Health>"
-	if _, err := request("POST /machine?comp=health HTTP/1.1\r\n", body); err != nil {
+	var doc struct {
+		Incarnation string
+		ContainerID string `xml:"Container>ContainerId"`
+		InstanceID  string `xml:"Container>RoleInstanceList>RoleInstance>InstanceId"`
+	}
+	if err := xml.Unmarshal(gs, &doc); err != nil {
+		return fmt.Errorf("goal state: %w", err)
+	}
+	body := xml.Header + "<Health><GoalStateIncarnation>" + doc.Incarnation + "</GoalStateIncarnation><Container><ContainerId>" + doc.ContainerID +
+		"</ContainerId><RoleInstanceList><Role><InstanceId>" + doc.InstanceID + "</InstanceId><Health><State>Ready</State></Health></Role></RoleInstanceList></Container></Health>"
+	if _, err := request("POST", "http://168.63.129.16/machine?comp=health", body); err != nil {
 		return fmt.Errorf("health: %w", err)
 	}
 	return nil
 }
 
-func between(doc, element string) string {
-	_, rest, _ := strings.Cut(doc, "<"+element+">")
-	text, _, _ := strings.Cut(rest, "</"+element+">")
-	return text
-}
-
-func request(line, body string) (string, error) {
-	conn, err := net.DialTimeout("tcp", "168.63.129.16:80", 5*time.Second)
+func request(method, url, body string) ([]byte, error) {
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	defer conn.Close()
-	head := line + "Host: 168.63.129.16\r\nx-ms-version: 2012-11-30\r\nx-ms-agent-name: WALinuxAgent\r\nConnection: close\r\n"
-	if body != "" {
-		head += fmt.Sprintf("Content-Type: text/xml; charset=utf-8\r\nContent-Length: %d\r\n", len(body))
-	}
-	if _, err := io.WriteString(conn, head+"\r\n"+body); err != nil {
-		return "", err
-	}
-	answer, err := io.ReadAll(io.LimitReader(conn, 1<<20))
+	req.Header.Set("x-ms-version", "2012-11-30")
+	req.Header.Set("x-ms-agent-name", "WALinuxAgent")
+	req.Header.Set("Content-Type", "text/xml; charset=utf-8")
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 2")) {
-		return "", fmt.Errorf("answer %.40q", answer)
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = errors.New(resp.Status)
 	}
-	return string(answer), nil
+	return answer, err
 }
