@@ -140,12 +140,13 @@ func (d *dhcpMessage) readOptions(b []byte) error {
 		if len(b) < 2 || len(b) < 2+int(b[1]) {
 			return fmt.Errorf("dhcp: option %d is longer than the packet", b[0])
 		}
-		value := append(d.Options[b[0]], b[2:2+b[1]]...)
+		n := 2 + int(b[1])
+		value := append(d.Options[b[0]], b[2:n]...)
 		if len(value) > maxDHCPOption {
 			return fmt.Errorf("dhcp: option %d is longer than %d bytes", b[0], maxDHCPOption)
 		}
 		d.Options[b[0]] = value
-		b = b[2+b[1]:]
+		b = b[n:]
 	}
 	return nil
 }

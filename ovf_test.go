@@ -127,13 +127,13 @@ func TestParseOVFErrors(t *testing.T) {
 
 func TestScrubOVF(t *testing.T) {
 	for in, want := range map[string]string{
-		"<UserPassword>secret</UserPassword>":                            "<UserPassword>REDACTED</UserPassword>",
-		"<UserPassword a='b'>se\r\ncret</UserPassword>":                  "<UserPassword a='b'>REDACTED</UserPassword>",
-		"<UserPassword>se<!-- secret --><![CDATA[cret]]></UserPassword>": "<UserPassword>REDACTED</UserPassword>",
-		"<x:UserPassword xmlns:x='u'>secret</x:UserPassword>":            "<x:UserPassword xmlns:x='u'>REDACTED</x:UserPassword>",
-		"<UserPassword></UserPassword>":                                  "<UserPassword></UserPassword>",
-		"<UserPassword/>":                                                "<UserPassword/>",
-		"<AdminPassword><Value>secret</Value></AdminPassword>":           "<AdminPassword>REDACTED</AdminPassword>",
+		"<UserPassword>secret</UserPassword>":                                        "<UserPassword>REDACTED</UserPassword>",
+		"<UserPassword a='b'>se\r\ncret</UserPassword>":                              "<UserPassword a='b'>REDACTED</UserPassword>",
+		"<UserPassword>se<!-- secret --><![CDATA[cret]]></UserPassword>":             "<UserPassword>REDACTED</UserPassword>",
+		"<x:UserPassword xmlns:x='u'>secret</x:UserPassword>":                        "<x:UserPassword xmlns:x='u'>REDACTED</x:UserPassword>",
+		"<UserPassword></UserPassword>":                                              "<UserPassword></UserPassword>",
+		"<UserPassword/>":                                                            "<UserPassword/>",
+		"<AdminPassword><Value>secret</Value></AdminPassword>":                       "<AdminPassword>REDACTED</AdminPassword>",
 		"<DisableSshPasswordAuthentication>false</DisableSshPasswordAuthentication>": "<DisableSshPasswordAuthentication>false</DisableSshPasswordAuthentication>",
 	} {
 		got, err := scrubOVF([]byte(ovfDoc(ovfNames+in, "")))
