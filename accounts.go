@@ -201,8 +201,8 @@ func (s settings) number(key string, standard int) int {
 // lockAccounts takes the locks that other programs take before they change the
 // account files of /etc: the fcntl lock of lckpwdf(3), and the FILE.lock of each
 // file, made as shadow-utils' commonio.c does by a link to a file that holds our
-// process id. A lock whose process is gone is removed. It gives up after 15
-// seconds.
+// process id. A lock whose process is gone, after a power cut say, is removed.
+// It gives up after 15 seconds.
 func lockAccounts(g *guest, names []string) (unlock func(), err error) {
 	rel, err := g.resolve("/etc")
 	if err != nil {
@@ -250,7 +250,9 @@ func (l *accountLocks) take(names []string) error {
 		return failureHint("lock", "/etc/.pwd.lock", err, "another program is changing accounts")
 	}
 	temp := "passwd." + strconv.Itoa(os.Getpid())
-	tempFD, err := unix.Openat(at, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	// One that exists is of an earlier process with this id, and perhaps its locks too.
+	unix.Unlinkat(at, temp, 0)
+	tempFD, err := unix.Openat(at, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return failure("create lock", "/etc/"+temp, err)
 	}
@@ -290,6 +292,8 @@ func (l *accountLocks) patiently(try func() error) error {
 	}
 }
 
+// lockIsStale says whether a lock is of a process that is gone: there is none of
+// its id, or the one of that id, this one say, has begun after the lock was made.
 func lockIsStale(at int, lock string) bool {
 	fd, err := unix.Openat(at, lock, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -297,10 +301,29 @@ func lockIsStale(at int, lock string) bool {
 	}
 	defer unix.Close(fd)
 	var b [64]byte
+	var st unix.Stat_t
 	n, err := unix.Read(fd, b[:])
-	if err != nil {
+	if err != nil || unix.Fstat(fd, &st) != nil {
 		return false
 	}
 	pid, err := strconv.Atoi(strings.TrimRight(string(b[:n]), "\x00\n "))
-	return err != nil || pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+	if err != nil || pid <= 0 || pid == os.Getpid() || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+		return true
+	}
+	start, ok := processStart(pid)
+	return ok && start.Add(-100*time.Millisecond).After(time.Unix(st.Mtim.Unix()))
+}
+
+// processStart is when a process began: field 22 of /proc/PID/stat, in hundredths
+// of a second since the kernel started (proc_pid_stat(5)).
+func processStart(pid int) (time.Time, bool) {
+	var since unix.Timespec
+	stat := sysAttr("/proc/" + strconv.Itoa(pid) + "/stat")
+	if i := strings.LastIndexByte(stat, ')'); i >= 0 {
+		if f := strings.Fields(stat[i+1:]); len(f) > 19 && unix.ClockGettime(unix.CLOCK_BOOTTIME, &since) == nil {
+			ticks, err := strconv.ParseInt(f[19], 10, 64)
+			return time.Now().Add(time.Duration(ticks)*10*time.Millisecond - time.Duration(since.Nano())), err == nil
+		}
+	}
+	return time.Time{}, false
 }

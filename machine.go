@@ -60,7 +60,7 @@ func sysAttr(path string) string {
 	var b [4096]byte
 	n, _ := f.Read(b[:])
 	s := strings.TrimSpace(strings.TrimRight(string(b[:n]), "\x00"))
-	if strings.Trim(s, "\xff") == "" {
+	if strings.Count(s, "\xff") == len(s) {
 		return ""
 	}
 	return s

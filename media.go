@@ -190,11 +190,6 @@ func (m *machine) readMedium(name string, explicit bool) (*medium, error) {
 	if !device && !info.Mode().IsRegular() {
 		return nil, errors.New("neither a block device nor a file")
 	}
-	if !device && explicit {
-		if doc, err := readBounded(f, info.Size()); err == nil && looksLikeOVF(doc) {
-			return &medium{Device: name, FileSystem: "file", OVF: doc}, nil
-		}
-	}
 	size := info.Size()
 	if device {
 		if size, err = f.Seek(0, io.SeekEnd); err != nil {
@@ -202,7 +197,12 @@ func (m *machine) readMedium(name string, explicit bool) (*medium, error) {
 		}
 	}
 	med, err := readImage(f, size)
-	if err != nil && errors.Is(err, errNoFileSystem) && device && (explicit || strings.HasPrefix(filepath.Base(name), "sr")) {
+	if errors.Is(err, errNoFileSystem) && !device && explicit {
+		if doc, readErr := readBounded(f, size); readErr == nil && looksLikeOVF(doc) {
+			med, err = &medium{FileSystem: "file", OVF: doc}, nil
+		}
+	}
+	if errors.Is(err, errNoFileSystem) && device && (explicit || strings.HasPrefix(filepath.Base(name), "sr")) {
 		if mounted, mountErr := m.mountMedium(name); mountErr == nil {
 			med, err = mounted, nil
 		}

@@ -54,8 +54,6 @@ func newWireServer(endpoint, health string, log func(string)) (*wireServer, erro
 	return &wireServer{client: newHTTPClient(addr), endpoint: endpoint, json: health == "json", log: log}, nil
 }
 
-func (w *wireServer) close() { w.client.close() }
-
 // statusError is an answer that is no success.
 type statusError struct {
 	status     int
@@ -207,18 +205,6 @@ func (w *wireServer) fetchGoalState(ctx context.Context) (*goalState, error) {
 	return gs, nil
 }
 
-// get fetches a URL of the goal state once. Path and query are sent as they
-// stand; the URL must point to the wire server.
-func (w *wireServer) get(ctx context.Context, url string, header []httpHeader) ([]byte, error) {
-	rest, ok := strings.CutPrefix(url, "http://")
-	host, target, _ := strings.Cut(rest, "/")
-	host = strings.TrimSuffix(host, ":80")
-	if !ok || host != strings.TrimSuffix(w.endpoint, ":80") && host != defaultWireServer || strings.ContainsAny(target, " \t\r\n") {
-		return nil, failure("fetch", oneLine(url, 200), errors.New("not a URL of the wire server"))
-	}
-	return w.send(ctx, &httpRequest{method: "GET", target: "/" + target, header: append(header[:len(header):len(header)], machineHeader...)})
-}
-
 // health is a report: "Ready", or "NotReady" with SubStatus "Provisioning" or
 // "ProvisioningFailed" and a description.
 type health struct{ State, SubStatus, Description string }
@@ -277,17 +263,6 @@ func (w *wireServer) reportJSON(ctx context.Context, h health) error {
 	}
 	_, err := w.send(ctx, &httpRequest{method: "POST", target: "/provisioning/health", body: appendJSON(nil, o),
 		header: []httpHeader{{"Content-Type", "application/json"}, {"x-ms-guest-agent-name", "azprov/" + version}}})
-	return err
-}
-
-// roleProperties sets a property of the role instance once.
-func (w *wireServer) roleProperties(ctx context.Context, gs *goalState, name, value string) error {
-	var b bytes.Buffer
-	b.WriteString(`<?xml version="1.0" encoding="utf-8"?><RoleProperties><Container><ContainerId>` + escapeXML(gs.ContainerID) +
-		`</ContainerId><RoleInstances><RoleInstance><Id>` + escapeXML(gs.InstanceID) + `</Id><Properties><Property name="` + escapeXML(name) +
-		`" value="` + escapeXML(value) + `" /></Properties></RoleInstance></RoleInstances></Container></RoleProperties>`)
-	_, err := w.send(ctx, &httpRequest{method: "POST", target: "/machine?comp=roleProperties", body: b.Bytes(),
-		header: append([]httpHeader{{"Content-Type", "text/xml; charset=utf-8"}}, machineHeader...)})
 	return err
 }
 

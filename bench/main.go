@@ -90,7 +90,7 @@ func freshDisk() (dir string, unmount func(), err error) {
 		exec.Command("umount", dir).Run()
 		os.RemoveAll(top)
 	}
-	if err := os.Mkdir(dir, 0o700); err == nil {
+	if err = os.Mkdir(dir, 0o700); err == nil {
 		err = os.WriteFile(image, nil, 0o600)
 	}
 	if err == nil {
