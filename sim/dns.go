@@ -29,7 +29,7 @@ func (p *Platform) resolve(query []byte, from string) []byte {
 	}
 	q := m.Questions[0]
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
-	e := Event{Service: "dns", Type: q.Type.String(), Name: name}
+	e := Event{Service: "dns", Type: strings.TrimPrefix(q.Type.String(), "Type"), Name: name}
 	if vm := p.byAddress(from); vm != nil {
 		e.VM = vm.Hostname
 	}

@@ -11,23 +11,23 @@ import (
 
 // Event is a line of the platform's log: one request, or a moment of a sandbox.
 type Event struct {
-	Time    string  `json:"time"`    // RFC 3339 with nanoseconds
-	Mono    int64   `json:"mono_ns"` // CLOCK_MONOTONIC, the same in all processes of a machine
-	Service string  `json:"service"` // dhcp, dns, wire, imds, sandbox
-	VM      string  `json:"vm,omitempty"`
-	Type    string  `json:"type,omitempty"`   // DHCP message type, "start", "exit"
-	Method  string  `json:"method,omitempty"` // of HTTP
-	Path    string  `json:"path,omitempty"`
-	Status  int     `json:"status,omitempty"`
-	Took    float64 `json:"took_ms,omitempty"`
-	Name    string  `json:"name,omitempty"`    // host name in DHCP, question in DNS
-	Address string  `json:"address,omitempty"` // given or asked for
-	State   string  `json:"state,omitempty"`   // of a health report
-	Sub     string  `json:"substatus,omitempty"`
-	Text    string  `json:"text,omitempty"`   // description of a health report, note
-	Fault   string  `json:"fault,omitempty"`  // what was done to the request
-	CPU     float64 `json:"cpu_ms,omitempty"` // of a sandbox's command, and
-	RSS     int64   `json:"rss_kb,omitempty"` // the most memory it had
+	Time    time.Time `json:"time"`    // RFC 3339 with nanoseconds
+	Mono    int64     `json:"mono_ns"` // CLOCK_MONOTONIC, the same in all processes of a machine
+	Service string    `json:"service"` // dhcp, dns, wire, imds, sandbox
+	VM      string    `json:"vm,omitempty"`
+	Type    string    `json:"type,omitempty"`   // DHCP message type, "start", "exit"
+	Method  string    `json:"method,omitempty"` // of HTTP
+	Path    string    `json:"path,omitempty"`
+	Status  int       `json:"status,omitempty"`
+	Took    float64   `json:"took_ms,omitempty"`
+	Name    string    `json:"name,omitempty"`    // host name in DHCP, question in DNS
+	Address string    `json:"address,omitempty"` // given or asked for
+	State   string    `json:"state,omitempty"`   // of a health report
+	Sub     string    `json:"substatus,omitempty"`
+	Text    string    `json:"text,omitempty"`   // description of a health report, note
+	Fault   string    `json:"fault,omitempty"`  // what was done to the request
+	CPU     float64   `json:"cpu_ms,omitempty"` // of a sandbox's command, and
+	RSS     int64     `json:"rss_kb,omitempty"` // the most memory it had
 }
 
 // Log writes events as JSON lines. It is safe for use by several goroutines.
@@ -41,7 +41,7 @@ func NewLog(w io.Writer) *Log { return &Log{w: w} }
 
 // Add stamps and writes an event.
 func (l *Log) Add(e Event) {
-	e.Time = time.Now().UTC().Format(time.RFC3339Nano)
+	e.Time = time.Now().UTC()
 	e.Mono = monotonic()
 	line, err := json.Marshal(e)
 	if err != nil || l.w == nil {

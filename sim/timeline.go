@@ -6,20 +6,22 @@ import (
 	"html"
 	"io"
 	"math"
+	"time"
 )
 
-// Mark is a moment on the platform's side, in milliseconds after the
+// mark is a moment on the platform's side, in milliseconds after the
 // provisioner was started.
-type Mark struct {
-	At    float64
-	Label string
+type mark struct {
+	at    float64
+	label string
 }
 
 // runStatus is the part of azprov's status.json that is drawn.
 type runStatus struct {
-	Version string  `json:"version"`
-	ReadyMS float64 `json:"ready_ms"`
-	TookMS  float64 `json:"took_ms"`
+	Version string    `json:"version"`
+	Started time.Time `json:"started"`
+	ReadyMS float64   `json:"ready_ms"`
+	TookMS  float64   `json:"took_ms"`
 	Steps   []struct {
 		Name    string  `json:"name"`
 		Outcome string  `json:"outcome"`
@@ -33,26 +35,27 @@ type runStatus struct {
 const (
 	timelineLeft  = 104
 	timelineWidth = 560
-	timelineText  = 420
+	timelineText  = 440
 	timelineRow   = 24
-	timelineTop   = 44
+	timelineTop   = 60
 )
 
 var outcomeColor = map[string]string{"ok": "#2f6f9f", "warning": "#c98a1b", "failed": "#b3362f", "skipped": "#b8bec4"}
 
 // Timeline draws the steps of a run over time as SVG: a bar a step from
-// azprov's status.json, and below them what the platform saw.
-func Timeline(w io.Writer, statusJSON []byte, marks []Mark) error {
+// azprov's status.json, and below them what the platform saw meanwhile.
+func Timeline(w io.Writer, statusJSON []byte, events []Event) error {
 	var s runStatus
 	if err := json.Unmarshal(statusJSON, &s); err != nil {
 		return fmt.Errorf("parse status.json: %w", err)
 	}
+	marks := marksBetween(s.Started, s.Started.Add(time.Duration(s.TookMS*1e6)), events)
 	end := s.TookMS
 	for _, step := range s.Steps {
 		end = max(end, step.EndMS)
 	}
 	for _, m := range marks {
-		end = max(end, m.At)
+		end = max(end, m.at)
 	}
 	if end <= 0 {
 		return fmt.Errorf("status.json holds no run")
@@ -93,8 +96,8 @@ func Timeline(w io.Writer, statusJSON []byte, marks []Mark) error {
 		y += 28
 	}
 	for _, m := range marks {
-		p.printf(`<circle cx="%.1f" cy="%.1f" r="4" fill="#5b8c5a"/>`+"\n", x(m.At), y+9)
-		p.text(timelineLeft+timelineWidth+14, y+13, "#3d4a55", "normal", shorten(m.Label, 64))
+		p.printf(`<circle cx="%.1f" cy="%.1f" r="4" fill="#5b8c5a"/>`+"\n", x(m.at), y+9)
+		p.text(timelineLeft+timelineWidth+14, y+13, "#3d4a55", "normal", shorten(m.label, 64))
 		y += timelineRow
 	}
 	if s.ReadyMS > 0 {
@@ -140,15 +143,11 @@ func (p *svg) text(x, y float64, color, weight, s string) {
 	p.printf(`<text x="%.1f" y="%.1f" fill="%s" font-weight="%s">%s</text>`+"\n", x, y, color, weight, html.EscapeString(s))
 }
 
-// Marks turns the requests of a sandbox's last run into marks of a timeline.
-func Marks(events []Event) []Mark {
-	var marks []Mark
-	var start int64
+// marksBetween turns requests into marks of a timeline.
+func marksBetween(start, end time.Time, events []Event) []mark {
+	var marks []mark
 	for _, e := range events {
-		if e.Service == "sandbox" {
-			if e.Type == "start" {
-				start, marks = e.Mono, nil
-			}
+		if e.Service == "sandbox" || e.Time.Before(start) || e.Time.After(end) {
 			continue
 		}
 		label := e.Service
@@ -160,7 +159,7 @@ func Marks(events []Event) []Mark {
 		if e.Fault != "" {
 			label += " (" + e.Fault + ")"
 		}
-		marks = append(marks, Mark{At: float64(e.Mono-start) / 1e6, Label: label})
+		marks = append(marks, mark{at: float64(e.Time.Sub(start)) / 1e6, label: label})
 	}
 	return marks
 }

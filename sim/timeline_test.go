@@ -6,14 +6,18 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTimeline(t *testing.T) {
-	status := `{"version":"1","ready_ms":21.5,"took_ms":23,"steps":[
+	status := `{"version":"1","started":"2026-11-24T08:00:00Z","ready_ms":21.5,"took_ms":23,"steps":[
 		{"name":"media","outcome":"ok","start_ms":0.1,"end_ms":4,"text":"<dvd> & more"},
 		{"name":"disk","outcome":"warning","start_ms":0.2,"end_ms":9,"text":""}]}`
 	var b bytes.Buffer
-	if err := Timeline(&b, []byte(status), []Mark{{12, "DISCOVER"}}); err != nil {
+	start := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
+	events := []Event{{Time: start.Add(-time.Second), Service: "dhcp", Type: "RELEASE"}, {Time: start, Service: "sandbox", Type: "start"},
+		{Time: start.Add(12 * time.Millisecond), Service: "dhcp", Type: "DISCOVER"}, {Time: start.Add(time.Second), Service: "dns", Type: "A"}}
+	if err := Timeline(&b, []byte(status), events); err != nil {
 		t.Fatal(err)
 	}
 	var bars, dots int

@@ -209,22 +209,20 @@ func timeline(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	var marks []sim.Mark
+	var events []sim.Event
 	if logFile != "" {
 		f, err := os.Open(logFile)
 		if err != nil {
 			return 1, err
 		}
 		defer f.Close()
-		events, err := sim.ReadEvents(f)
-		if err != nil {
+		if events, err = sim.ReadEvents(f); err != nil {
 			return 1, fmt.Errorf("%s: %w", logFile, err)
 		}
-		marks = sim.Marks(events)
 	}
 	w, err := os.Create(out)
 	if err != nil {
 		return 1, err
 	}
-	return 0, errors.Join(sim.Timeline(w, status, marks), w.Close())
+	return 0, errors.Join(sim.Timeline(w, status, events), w.Close())
 }
