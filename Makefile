@@ -2,8 +2,10 @@
 
 GO          ?= go
 PATH        := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
-# Without inlining the code is smaller by a seventh after compression.
-FLAGS       := -trimpath -buildvcs=false -gcflags=all=-l -ldflags='-s -w -buildid='
+# Without inlining the code is smaller by a seventh after compression; without
+# padding between functions by 80 kB.
+FLAGS        = -trimpath -buildvcs=false -gcflags=all=-l -ldflags='-s -w -buildid= -funcalign=$(ALIGN)'
+ALIGN       := 1
 # The garbage collector of Go 1.25 and before takes 45 kB less, where it can be had.
 SMALL       := $(shell GOEXPERIMENT=nogreenteagc $(GO) version >/dev/null 2>&1 && echo GOEXPERIMENT=nogreenteagc)
 SOURCES     := $(filter-out %_test.go,$(wildcard *.go)) go.mod go.sum
@@ -24,6 +26,7 @@ all: azprov
 azprov: $(SOURCES) | go
 	$(SMALL) $(GO) build $(FLAGS) -o $@ .
 
+azprov-arm64: ALIGN := 4
 azprov-arm64: $(SOURCES) | go
 	$(SMALL) GOARCH=arm64 $(GO) build $(FLAGS) -o $@ .
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -217,6 +218,8 @@ func (b *boot) finish(results []result) int {
 		b.log.fail("azprov", "applied, but Azure has not acknowledged Ready; the next run reports it again")
 	case b.readyAfter > 0:
 		b.log.step("azprov", "provisioned, Ready acknowledged", b.readyAfter)
+	case slices.ContainsFunc(results, func(r result) bool { return r.Outcome == failed }):
+		b.log.fail("azprov", "provisioned before; this boot's network is not as it should be")
 	default:
 		b.log.step("azprov", "provisioned before, nothing to do", took)
 	}
