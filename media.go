@@ -187,9 +187,6 @@ func (m *machine) readMedium(name string, explicit bool) (*medium, error) {
 		return nil, unwrapPath(err)
 	}
 	device := info.Mode()&os.ModeDevice != 0
-	if !device && !info.Mode().IsRegular() {
-		return nil, errors.New("neither a block device nor a file")
-	}
 	size := info.Size()
 	if device {
 		if size, err = f.Seek(0, io.SeekEnd); err != nil {
@@ -273,6 +270,14 @@ func (m *machine) openDrive(name string) (*os.File, error) {
 	}
 	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFBLK && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = errors.New("neither a block device nor a file")
+	}
+	if err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
 	status, err := ioctlArg(fd, cdromDriveStatus, cdslCurrent)
