@@ -36,7 +36,11 @@ type config struct {
 	CustomDataWhen string // after, before
 	CustomDataTime time.Duration
 	KVP            string // pool file directory in the guest; "" = none
-	Force          bool   // run although nothing says that this is Azure
+	Modules        []string
+	Rescue         string        // what PID 1 does when there is nothing to go on with
+	RootWait       time.Duration // how long PID 1 waits for root=
+	InitCommand    string        // what PID 1 starts when there is no root=
+	Force          bool          // run although nothing says that this is Azure
 	Skip           []string
 }
 
@@ -70,6 +74,10 @@ func (c *config) options() []option {
 		{"customdata.when", "after", "run custom data before or after Ready", setOneOf(&c.CustomDataWhen, "after", "before")},
 		{"customdata.timeout", "1h", "how long custom data may run", setDuration(&c.CustomDataTime)},
 		{"kvp", "/var/lib/hyperv", "directory of the Hyper-V KVP pool files; none to write none", setText(&c.KVP)},
+		{"modules", "", "more kernel modules for azprov init to load, separated by commas", setList(&c.Modules)},
+		{"rescue", "reboot", "what azprov init does without a root file system: shell, reboot, poweroff, halt", setOneOf(&c.Rescue, "shell", "reboot", "poweroff", "halt")},
+		{"root.wait", "1m", "how long azprov init waits for the root file system without rootwait", setDuration(&c.RootWait)},
+		{"init.command", "", "what azprov init starts when there is no root=, split at blanks", setText(&c.InitCommand)},
 		{"force", "no", "run although nothing says that this is an Azure VM", setBool(&c.Force)},
 		{"skip", "", "steps to leave out, separated by commas", setList(&c.Skip)},
 	}
