@@ -19,6 +19,7 @@ const usageText = `usage: azprov [FLAGS]                        provision this V
        azprov report ready|failed [TEXT]     only tell Azure
        azprov show media|goalstate|lease FILE
                                              parse a captured payload, print it as JSON
+       azprov init [-- COMMAND]              be PID 1: load modules, provision, then COMMAND or root=
        azprov version | help
 
 flags: -root DIR      root directory to provision (default /)

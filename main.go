@@ -86,5 +86,8 @@ func plan(cfg *config) []step {
 }
 
 func main() {
+	if startedAsInit(os.Args, os.Getpid()) {
+		os.Exit(initCommand(os.Args[1:], os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, time.Now()))
 }
