@@ -293,7 +293,7 @@ func makeSys(sys string, vm *VM) error {
 		}
 	}
 	files := map[string]string{
-		"class/dmi/id/chassis_asset_tag": "7783-7084-3265-9085-8269-3286-77", "class/dmi/id/sys_vendor": "Microsoft Corporation",
+		"class/dmi/id/chassis_asset_tag": chassisTag, "class/dmi/id/sys_vendor": "Microsoft Corporation",
 		"class/dmi/id/product_name": "Virtual Machine", "class/dmi/id/product_uuid": vm.VMID,
 		"block/sr0/removable": "1", "block/sr0/device/vendor": "Msft    ", "block/sr0/device/model": "Virtual CD/ROM  ",
 	}

@@ -51,6 +51,8 @@ func RunStage() {
 		code, err = platformStage()
 	case "guest":
 		code, err = guestStage()
+	case "boot":
+		code, err = bootStage()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "azuresim:", err)

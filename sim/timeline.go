@@ -18,17 +18,20 @@ type mark struct {
 
 // runStatus is the part of azprov's status.json that is drawn.
 type runStatus struct {
-	Version string    `json:"version"`
-	Started time.Time `json:"started"`
-	ReadyMS float64   `json:"ready_ms"`
-	TookMS  float64   `json:"took_ms"`
-	Steps   []struct {
-		Name    string  `json:"name"`
-		Outcome string  `json:"outcome"`
-		StartMS float64 `json:"start_ms"`
-		EndMS   float64 `json:"end_ms"`
-		Text    string  `json:"text"`
-	} `json:"steps"`
+	Version string       `json:"version"`
+	Started time.Time    `json:"started"`
+	ReadyMS float64      `json:"ready_ms"`
+	TookMS  float64      `json:"took_ms"`
+	Steps   []stepStatus `json:"steps"`
+}
+
+// stepStatus is a step of it.
+type stepStatus struct {
+	Name    string  `json:"name"`
+	Outcome string  `json:"outcome"`
+	StartMS float64 `json:"start_ms"`
+	EndMS   float64 `json:"end_ms"`
+	Text    string  `json:"text"`
 }
 
 // The picture's geometry in pixels.

@@ -22,6 +22,9 @@ const usage = `usage: azuresim media -o FILE [-vm FILE] [-format udf|bridge|ovf|
        azuresim serve -interface NAME [-vm FILE] [-faults FILE] [-log FILE]
        azuresim sandbox [-vm FILE] [-faults FILE] [-log FILE] [-dir DIR] [-bind HOST:GUEST]
                         [-media-late DURATION] [-- COMMAND ARG...]
+       azuresim boot -kernel FILE [-initrd FILE] [-disk FILE] [-append WORDS] [-gen 1|2] [-firmware FILE]
+                     [-resource-disk SIZE] [-memory MB] [-cpus N] [-accel tcg|kvm] [-ssh PORT]
+                     [-vm FILE] [-faults FILE] [-log FILE] [-timeline FILE.svg] [-timeout DURATION] [-keep]
        azuresim timeline -o FILE.svg [-log FILE] STATUS.json
        azuresim help
 
@@ -31,6 +34,9 @@ serve     runs DHCP, DNS, wire server and metadata service on an interface that
 sandbox   runs a command (a shell) in a guest of its own beside a platform of its
           own: network, mounts, host name and processes are separate, the root
           directory is a scratch one (kept below DIR/root with -dir)
+boot      boots a kernel in QEMU beside a platform of its own, prints the serial
+          console and how to log in, and ends at Ready or, with -keep, when the
+          machine does
 timeline  draws the steps of azprov's status.json, and what the platform saw
 
 The VMs' description, the faults and the log are JSON; without a description
@@ -47,7 +53,7 @@ func run(args []string) int {
 		fmt.Fprint(os.Stderr, usage)
 		return 2
 	}
-	commands := map[string]func([]string) (int, error){"media": media, "serve": serve, "sandbox": sandbox, "timeline": timeline}
+	commands := map[string]func([]string) (int, error){"media": media, "serve": serve, "sandbox": sandbox, "boot": boot, "timeline": timeline}
 	if args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		fmt.Print(usage)
 		return 0

@@ -11,6 +11,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"debug/elf"
 	"errors"
 	"flag"
 	"fmt"
@@ -107,6 +108,9 @@ func (o *options) build(log io.Writer) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := checkStatic(data); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.azprov, err)
+		}
 		a.add("init", entry{mode: typeFile | 0o755, data: data})
 	}
 	if o.modules != "" {
@@ -143,6 +147,21 @@ func (o *options) build(log io.Writer) ([]byte, error) {
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+// checkStatic refuses a program that needs a loader, of which the kernel would
+// only say that /init does not exist.
+func checkStatic(program []byte) error {
+	f, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		return err
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("linked dynamically: build it with CGO_ENABLED=0")
+		}
+	}
+	return nil
 }
 
 // addModules adds the default modules that the kernel has, and those that were

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -66,13 +67,26 @@ func pipe(t *testing.T, input []byte, name string, args ...string) string {
 
 // GNU cpio reads what we write, whatever it is compressed with.
 func TestCpioReadsTheArchive(t *testing.T) {
-	need(t, "cpio", "gzip", "xz", "zstd")
+	need(t, "cpio", "gzip", "xz", "zstd", "go")
 	dir := tree(t)
+	static := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(filepath.Join(filepath.Dir(static), "main.go"), []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-o", static, static[:len(static)-len("program")]+"main.go")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	info, err := os.Stat(static)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for kind, command := range map[string][]string{"none": {"cat"}, "gzip": {"gzip", "-dc"}, "xz": {"xz", "-dc"}, "zstd": {"zstd", "-dcq"}} {
-		data := build(t, options{compress: kind, files: list{dir + ":/opt"}, azprov: filepath.Join(dir, "etc/odd")})
+		data := build(t, options{compress: kind, files: list{dir + ":/opt"}, azprov: static})
 		plain := pipe(t, data, command[0], command[1:]...)
 		listing := pipe(t, []byte(plain), "cpio", "-itv", "--quiet")
-		for _, want := range []string{"crw------- 1 root root 5, 1 dev/console", "-rwxr-xr-x 1 root root 3 init", "drwxrwxrwt 2 root root 0 tmp",
+		for _, want := range []string{"crw------- 1 root root 5, 1 dev/console", fmt.Sprintf("-rwxr-xr-x 1 root root %d init", info.Size()), "drwxrwxrwt 2 root root 0 tmp",
 			"lrwxrwxrwx 1 root root 8 opt/link -> bin/tool", "-rwxr-xr-x 1 root root 10 opt/bin/tool"} {
 			var lines []string
 			for line := range strings.Lines(listing) {
@@ -117,13 +131,14 @@ func TestAppendStartsAtAMultipleOfFour(t *testing.T) {
 	pipe(t, data[8:], "cpio", "-it", "--quiet")
 }
 
-// depmod and modinfo, where this machine's kernel or another has modules, are
-// the judges of the index files.
+// depmod is the judge of the index files.
 func TestIndexFilesAsDepmodMakesThem(t *testing.T) {
 	need(t, "depmod", "cpio")
-	dirs, _ := filepath.Glob(os.Getenv("AZPROV_KERNEL") + "/lib/modules/*")
-	if os.Getenv("AZPROV_KERNEL") == "" || len(dirs) == 0 {
-		t.Skip("AZPROV_KERNEL names no unpacked kernel package")
+	need(t, "dpkg", "apt-get")
+	kernel := strings.TrimSpace(pipe(t, nil, "../../scripts/cloudkernel", "../../build/cloudkernel"))
+	dirs, err := filepath.Glob(kernel + "/lib/modules/*")
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("%q, %v", dirs, err)
 	}
 	dir := dirs[0]
 	data := build(t, options{compress: "none", modules: dir, without: list{"udf", "isofs"}})
@@ -173,6 +188,8 @@ func TestIndexFilesAsDepmodMakesThem(t *testing.T) {
 func TestBadInputIsAnError(t *testing.T) {
 	for name, o := range map[string]options{
 		"no such binary":     {azprov: "/nowhere", compress: "gzip"},
+		"a dynamic program":  {azprov: "/bin/ls", compress: "gzip"},
+		"a script":           {azprov: "main_test.go", compress: "gzip"},
 		"unknown compressor": {compress: "lzma"},
 		"no destination":     {compress: "none", files: list{"x"}},
 		"no modules":         {compress: "none", modules: "/nowhere"},
