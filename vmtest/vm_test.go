@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,6 +124,7 @@ func (l *lab) image(t *testing.T, name string, flags ...string) string {
 type booted struct {
 	cmd  *exec.Cmd
 	log  string
+	in   io.Writer
 	done chan struct{}
 	mu   sync.Mutex
 	text strings.Builder
@@ -140,6 +143,9 @@ func (l *lab) boot(t *testing.T, kernelWords string, args ...string) *booted {
 		"-timeout", bootTime.String(), "-append", "quiet " + kernelWords}, args...)...)
 	out, err := b.cmd.StdoutPipe()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if b.in, err = b.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	b.cmd.Stderr = b.cmd.Stdout
@@ -201,6 +207,14 @@ func (b *booted) expect(t *testing.T, texts ...string) {
 	}
 }
 
+// say types on the console.
+func (b *booted) say(t *testing.T, text string) {
+	t.Helper()
+	if _, err := io.WriteString(b.in, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // end waits for the machine's end, which must be the guest's own, without a
 // kernel panic.
 func (b *booted) end(t *testing.T) {
@@ -242,8 +256,12 @@ func (b *booted) ssh(t *testing.T, l *lab, command string) string {
 	for {
 		out, err := exec.CommandContext(ctx, "ssh", "-p", port, "-i", l.keyFile, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
 			"-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "LogLevel=ERROR", l.user+"@127.0.0.1", command).CombinedOutput()
+		var exit *exec.ExitError
 		if err == nil {
 			return string(out)
+		}
+		if errors.As(err, &exit) && exit.ExitCode() != 255 {
+			t.Fatalf("%s: %v: %s", command, err, out)
 		}
 		select {
 		case <-b.done:
