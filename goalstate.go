@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/xml"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 )
@@ -23,10 +21,7 @@ type goalState struct {
 // errNoRole is a goal state without a role instance: the host is not ready yet.
 var errNoRole = errors.New("no role instance in the goal state yet")
 
-const (
-	maxGoalStateID    = 256
-	maxGoalStateDepth = 16
-)
+const maxGoalStateID = 256
 
 // parseGoalState reads a GoalState document of version 2012-11-30.
 func parseGoalState(doc []byte) (*goalState, error) {
@@ -37,44 +32,40 @@ func parseGoalState(doc []byte) (*goalState, error) {
 		"GoalState/Container/RoleInstanceList/RoleInstance/InstanceId":                 &gs.InstanceID,
 		"GoalState/Container/RoleInstanceList/RoleInstance/Configuration/Certificates": &gs.CertificatesURL,
 	}
-	d := xml.NewDecoder(bytes.NewReader(bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf"))))
+	text, err := xmlUTF8(doc)
+	if err != nil {
+		return nil, fmt.Errorf("goal state: %w", err)
+	}
+	r := newXMLReader(text)
 	var path []string
-	var text strings.Builder
-	sawRoot := false
-	for {
-		tok, err := d.Token()
-		if err == io.EOF {
-			break
-		}
+	var value []byte
+	for done := false; !done; {
+		tok, err := r.next()
 		if err != nil {
-			line, column := d.InputPos()
-			return nil, fmt.Errorf("goal state, line %d, column %d: %s", line, column, xmlReason(err))
+			return nil, fmt.Errorf("goal state: %w", err)
 		}
-		switch t := tok.(type) {
-		case xml.Directive:
-			return nil, errors.New("goal state: document type declarations are refused")
-		case xml.StartElement:
-			if path = append(path, t.Name.Local); len(path) > maxGoalStateDepth {
-				return nil, errors.New("goal state: nested too deep")
-			}
-			if path[0] != "GoalState" {
+		switch tok.kind {
+		case xmlEOF:
+			done = true
+		case xmlStart:
+			if r.open[0].local != "GoalState" {
 				return nil, errors.New("goal state: the root is not GoalState")
 			}
-			sawRoot = true
-			text.Reset()
-		case xml.CharData:
-			text.Write(t)
-		case xml.EndElement:
+			path = append(path, tok.local)
+			value = value[:0]
+		case xmlText:
+			value = append(value, tok.text...)
+		case xmlEnd:
 			// The first of several role instances counts.
 			if p := fields[strings.Join(path, "/")]; p != nil && *p == "" {
-				*p = strings.TrimSpace(text.String())
+				*p = string(bytes.TrimSpace(value))
 			}
 			path = path[:len(path)-1]
-			text.Reset()
+			value = value[:0]
 		}
 	}
 	for name, v := range map[string]string{"Incarnation": gs.Incarnation, "ContainerId": gs.ContainerID} {
-		if !sawRoot || v == "" {
+		if v == "" {
 			return nil, fmt.Errorf("goal state: %s is missing or empty", name)
 		}
 	}

@@ -334,7 +334,7 @@ func (d *jsonDecoder) string() string {
 		d.pos++
 		switch {
 		case c == '"':
-			return strings.ToValidUTF8(string(b), "\ufffd")
+			return string([]rune(string(b))) // a broken byte becomes U+FFFD, each for itself
 		case c < 0x20:
 			d.fail("control character in a string")
 			return ""

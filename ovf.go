@@ -3,42 +3,22 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/xml"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
-	"unicode/utf16"
-	"unicode/utf8"
 )
 
 // Namespaces of ovf-env.xml.
 const (
 	nsOVF   = "http://schemas.dmtf.org/ovf/environment/1"
 	nsAzure = "http://schemas.microsoft.com/windowsazure"
-	nsXSI   = "http://www.w3.org/2001/XMLSchema-instance"
 )
 
 // Limits of a document.
 const (
-	maxOVF         = 1 << 20
-	maxOVFDepth    = 32
-	maxOVFElements = 10000
-	maxCustomData  = 65535
-	maxOVFKeys     = 256
+	maxOVF        = maxXML
+	maxCustomData = 65535
+	maxOVFKeys    = 256
 )
-
-// ovfError says where a document is broken and why. It never holds text of the
-// document, which may be the password.
-type ovfError struct {
-	Line, Column int
-	Element      string // path from the root
-	Reason       string
-}
-
-func (e *ovfError) Error() string {
-	return fmt.Sprintf("line %d, column %d, element %s: %s", e.Line, e.Column, e.Element, e.Reason)
-}
 
 // ovfNode is an element: its character data with comments dropped, and its
 // child elements.
@@ -51,12 +31,12 @@ type ovfNode struct {
 	children     []*ovfNode
 }
 
-func (n *ovfNode) fail(reason string) error { return &ovfError{n.line, n.column, n.path, reason} }
+func (n *ovfNode) fail(reason string) error { return &xmlError{n.line, n.column, n.path, reason} }
 
 // parseOVF reads an ovf-env.xml document of at most 1 MiB: UTF-8 or, with a byte
 // order mark, UTF-16. Elements are known by namespace and local name and looked
 // for among direct children only. What is broken or contradictory is an
-// *ovfError; what is merely odd is in the spec's Notes.
+// *xmlError; what is merely odd is in the spec's Notes.
 func parseOVF(doc []byte) (*spec, error) {
 	root, err := readOVF(doc)
 	if err != nil {
@@ -78,139 +58,51 @@ func parseOVF(doc []byte) (*spec, error) {
 // looksLikeOVF says whether a file is a provisioning document at all, which is
 // the condition for taking a disc for the provisioning medium.
 func looksLikeOVF(doc []byte) bool {
-	text, err := ovfText(doc)
+	text, err := xmlUTF8(doc)
 	return err == nil && bytes.Contains(text, []byte("ProvisioningSection"))
 }
 
-// ovfText returns the document as UTF-8 without byte order mark and trailing NULs.
-func ovfText(doc []byte) ([]byte, error) {
-	if len(doc) > maxOVF {
-		return nil, &ovfError{1, 1, "/", "the document is larger than 1 MiB"}
-	}
-	if len(doc) >= 2 && (doc[0] == 0xff && doc[1] == 0xfe || doc[0] == 0xfe && doc[1] == 0xff) {
-		units := make([]uint16, 0, len(doc)/2)
-		for i := 2; i+1 < len(doc); i += 2 {
-			if doc[0] == 0xff {
-				units = append(units, uint16(doc[i])|uint16(doc[i+1])<<8)
-			} else {
-				units = append(units, uint16(doc[i+1])|uint16(doc[i])<<8)
-			}
-		}
-		var out []byte
-		for _, r := range utf16.Decode(units) {
-			out = utf8.AppendRune(out, r)
-		}
-		clear(units)
-		doc = out
-	}
-	doc = bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf"))
-	return bytes.TrimRight(doc, "\x00"), nil
-}
-
-// newOVFDecoder reads UTF-8 whatever the declaration says: ovfText has converted.
-func newOVFDecoder(text []byte) *xml.Decoder {
-	d := xml.NewDecoder(bytes.NewReader(text))
-	d.CharsetReader = func(label string, in io.Reader) (io.Reader, error) {
-		switch strings.ToLower(label) {
-		case "utf-8", "utf8", "utf-16", "us-ascii", "ascii":
-			return in, nil
-		}
-		return nil, errors.New("unknown encoding")
-	}
-	return d
-}
-
 // readOVF turns the text into a tree.
-func readOVF(doc []byte) (*ovfNode, error) {
-	text, err := ovfText(doc)
+func readOVF(doc []byte) (root *ovfNode, err error) {
+	text, err := xmlUTF8(doc)
 	if err != nil {
 		return nil, err
 	}
-	d := newOVFDecoder(text)
-	var root *ovfNode
-	var stack []*ovfNode
-	elements := 0
-	fail := func(reason string) error {
-		if root != nil {
+	defer func() {
+		if err != nil && root != nil {
 			root.wipe()
+			root = nil
 		}
-		line, column := d.InputPos()
-		path := "/"
-		if len(stack) > 0 {
-			path = stack[len(stack)-1].path
-		}
-		return &ovfError{line, column, path, reason}
-	}
+	}()
+	r := newXMLReader(text)
+	var stack []*ovfNode
 	for {
-		line, column := d.InputPos()
-		tok, err := d.Token()
-		if err == io.EOF {
-			break
-		}
+		tok, err := r.next()
 		if err != nil {
-			return nil, fail(xmlReason(err))
+			return root, err
 		}
-		switch t := tok.(type) {
-		case xml.Directive:
-			return nil, fail("document type declarations are refused")
-		case xml.StartElement:
-			if elements++; elements > maxOVFElements || len(stack) >= maxOVFDepth {
-				return nil, fail("too many elements or too deep")
-			}
-			n := &ovfNode{space: t.Name.Space, name: t.Name.Local, line: line, column: column}
-			for _, a := range t.Attr {
-				if a.Name.Space == nsXSI && a.Name.Local == "nil" {
-					v := strings.TrimSpace(a.Value)
-					n.nil_ = v == "true" || v == "1"
-				}
-			}
-			switch {
-			case len(stack) > 0:
+		switch tok.kind {
+		case xmlEOF:
+			return root, nil
+		case xmlStart:
+			n := &ovfNode{space: tok.space, name: tok.local, path: r.path(), nil_: tok.isNil}
+			n.line, n.column = r.position(tok.from)
+			if len(stack) > 0 {
 				parent := stack[len(stack)-1]
-				n.path = parent.path + "/" + cutUTF8(n.name, 64)
 				parent.children = append(parent.children, n)
-			case root != nil:
-				return nil, fail("text after the root element")
-			default:
-				root, n.path = n, cutUTF8(n.name, 64)
+			} else {
+				root = n
 			}
 			stack = append(stack, n)
-		case xml.EndElement:
+		case xmlEnd:
 			stack = stack[:len(stack)-1]
-		case xml.CharData:
+		case xmlText:
 			if len(stack) > 0 {
 				top := stack[len(stack)-1]
-				top.text = append(top.text, t...)
-			} else if len(bytes.TrimSpace(t)) > 0 {
-				return nil, fail("text outside of the root element")
+				top.text = append(top.text, tok.text...)
 			}
 		}
 	}
-	if root == nil {
-		return nil, fail("no element at all")
-	}
-	return root, nil
-}
-
-// xmlReason is the decoder's complaint without what it quotes of the document.
-func xmlReason(err error) string {
-	var syntax *xml.SyntaxError
-	if !errors.As(err, &syntax) {
-		return "the encoding is neither UTF-8 nor UTF-16"
-	}
-	switch msg := syntax.Msg; {
-	case strings.Contains(msg, "unexpected EOF"):
-		return "the document ends too early"
-	case strings.Contains(msg, "entity"):
-		return "an unknown entity"
-	case strings.Contains(msg, "closed by"), strings.Contains(msg, "end element"):
-		return "an end tag that matches no start tag"
-	case strings.Contains(msg, "UTF-8"), strings.Contains(msg, "illegal character"):
-		return "a character that XML does not allow"
-	case strings.Contains(msg, "attribute"):
-		return "a broken attribute"
-	}
-	return "broken XML"
 }
 
 func (n *ovfNode) wipe() {

@@ -114,7 +114,7 @@ func TestParseOVFErrors(t *testing.T) {
 		{"too large", strings.Repeat(" ", maxOVF+1), "larger than 1 MiB"},
 	} {
 		_, err := parseOVF([]byte(c.doc))
-		var broken *ovfError
+		var broken *xmlError
 		if !errors.As(err, &broken) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
 			continue

@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/xml"
-	"io"
 	"strings"
 )
 
@@ -12,53 +10,45 @@ import (
 // bytes around are those of the original. A document that can't be parsed is
 // an error, so that nothing unscrubbed is ever written.
 func scrubOVF(doc []byte) ([]byte, error) {
-	text, err := ovfText(doc)
+	text, err := xmlUTF8(doc)
 	if err != nil {
 		return nil, err
 	}
-	d := newOVFDecoder(text)
+	r := newXMLReader(text)
 	var out []byte
-	copied := int64(0) // bytes of text that are in out or dropped
+	copied := 0 // bytes of text that are in out or dropped
 	var depth, secretDepth int
-	var from int64 // where the content of the secret element starts
+	var from int // where the content of the secret element starts
 	var filled bool
 	for {
-		before := d.InputOffset()
-		tok, err := d.Token()
-		if err == io.EOF {
-			break
-		}
+		tok, err := r.next()
 		if err != nil {
-			line, column := d.InputPos()
-			return nil, &ovfError{line, column, "/", xmlReason(err)}
+			return nil, err
 		}
-		switch t := tok.(type) {
-		case xml.Directive:
-			line, column := d.InputPos()
-			return nil, &ovfError{line, column, "/", "document type declarations are refused"}
-		case xml.StartElement:
+		switch tok.kind {
+		case xmlEOF:
+			return append(out, text[copied:]...), nil
+		case xmlStart:
 			depth++
-			if secretDepth == 0 && holdsPassword(t.Name.Local) {
-				secretDepth, from, filled = depth, d.InputOffset(), false
+			if secretDepth == 0 && holdsPassword(tok.local) {
+				secretDepth, from, filled = depth, tok.to, false
 			} else if secretDepth > 0 {
 				filled = true
 			}
-		case xml.CharData:
-			filled = filled || len(t) > 0
-		case xml.EndElement:
+		case xmlText:
+			filled = filled || len(tok.text) > 0
+		case xmlEnd:
 			if depth == secretDepth {
-				// A self-closing element ends where it started.
-				if filled && before >= from {
+				if filled {
 					out = append(out, text[copied:from]...)
 					out = append(out, "REDACTED"...)
-					copied = before
+					copied = tok.from
 				}
 				secretDepth = 0
 			}
 			depth--
 		}
 	}
-	return append(out, text[copied:]...), nil
 }
 
 // holdsPassword goes by the local name, whatever the namespace.
