@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -173,42 +171,4 @@ func (m *machine) noLink(all []*link, cause error) error {
 		what = m.cfg.Interface
 	}
 	return failureHint("wait for", what, cause, "seen: "+strings.Join(seen, "; ")+"; is the hv_netvsc driver there?")
-}
-
-// linkWatch listens for link events (RTMGRP_LINK).
-type linkWatch struct{ conn *netlink.Conn }
-
-func (w *linkWatch) open() error {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_LINK})
-	if err != nil {
-		return failure("open", "netlink event socket", err)
-	}
-	w.conn = c
-	return nil
-}
-
-func (w *linkWatch) close() {
-	if w.conn != nil {
-		w.conn.Close()
-	}
-}
-
-// wait returns at the next event, after limit, or with ctx's error. Lost events
-// (ENOBUFS) are events: the caller lists the links anew.
-func (w *linkWatch) wait(ctx context.Context, limit time.Duration) error {
-	end := time.Now().Add(max(limit, time.Millisecond))
-	if deadline, has := ctx.Deadline(); has && deadline.Before(end) {
-		end = deadline
-	}
-	if err := w.conn.SetReadDeadline(end); err != nil {
-		return err
-	}
-	_, err := w.conn.Receive()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, unix.ENOBUFS) {
-		return err
-	}
-	return nil
 }

@@ -6,43 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// rtnl is a connection for requests to rtnetlink(7).
-type rtnl struct{ conn *netlink.Conn }
-
-func openRTNL() (*rtnl, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: false})
-	if err != nil {
-		return nil, failure("open", "netlink route socket", err)
-	}
-	return &rtnl{c}, nil
-}
-
-func (r *rtnl) close() { r.conn.Close() }
-
-// request sends one message with an acknowledgement.
-func (r *rtnl) request(kind netlink.HeaderType, flags netlink.HeaderFlags, body []byte) error {
-	_, err := r.conn.Execute(netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Acknowledge | flags}, Data: body})
-	return err
-}
-
-// dump asks for all objects of a kind and returns their messages of one type.
-func (r *rtnl) dump(kind, answer netlink.HeaderType, body []byte) ([][]byte, error) {
-	list, err := r.conn.Execute(netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump}, Data: body})
-	if err != nil {
-		return nil, err
-	}
-	var out [][]byte
-	for _, m := range list {
-		if m.Header.Type == answer {
-			out = append(out, m.Data)
-		}
-	}
-	return out, nil
-}
 
 // link is a network interface as the kernel describes it.
 type link struct {
@@ -80,34 +45,27 @@ func decodeLink(b []byte) (*link, error) {
 		return nil, errors.New("netlink: short link message")
 	}
 	l := &link{Type: binary.NativeEndian.Uint16(b[2:]), Index: int(int32(binary.NativeEndian.Uint32(b[4:]))), Flags: binary.NativeEndian.Uint32(b[8:])}
-	ad, err := netlink.NewAttributeDecoder(b[ifinfomsgSize:])
-	if err != nil {
-		return nil, err
-	}
-	for ad.Next() {
-		switch ad.Type() {
+	err := attributes(b[ifinfomsgSize:], func(kind uint16, v []byte) {
+		switch kind {
 		case unix.IFLA_IFNAME:
-			l.Name = ad.String()
+			l.Name = attributeString(v)
 		case unix.IFLA_ADDRESS:
-			if v := ad.Bytes(); len(v) == 6 {
+			if len(v) == 6 {
 				l.MAC = mac(v)
 			}
 		case unix.IFLA_MTU:
-			l.MTU = int(ad.Uint32())
+			l.MTU = attributeInt(v)
 		case unix.IFLA_MASTER:
-			l.Master = int(ad.Uint32())
+			l.Master = attributeInt(v)
 		case unix.IFLA_LINKINFO:
-			ad.Nested(func(info *netlink.AttributeDecoder) error {
-				for info.Next() {
-					if info.Type() == unix.IFLA_INFO_KIND {
-						l.Kind = info.String()
-					}
+			_ = attributes(v, func(kind uint16, v []byte) {
+				if kind == unix.IFLA_INFO_KIND {
+					l.Kind = attributeString(v)
 				}
-				return nil
 			})
 		}
-	}
-	if err := ad.Err(); err != nil {
+	})
+	if err != nil {
 		return nil, err
 	}
 	if l.Name == "" || l.Index <= 0 {
@@ -144,13 +102,7 @@ func (r *rtnl) setUp(l *link, up bool) error {
 }
 
 func (r *rtnl) setMTU(l *link, mtu int) error {
-	ae := netlink.NewAttributeEncoder()
-	ae.Uint32(unix.IFLA_MTU, uint32(mtu))
-	attrs, err := ae.Encode()
-	if err == nil {
-		err = r.request(unix.RTM_NEWLINK, 0, append(ifinfomsg(l.Index, 0, 0), attrs...))
-	}
-	if err != nil {
+	if err := r.request(unix.RTM_NEWLINK, 0, appendAttribute32(ifinfomsg(l.Index, 0, 0), unix.IFLA_MTU, uint32(mtu))); err != nil {
 		return failure("set mtu of", l.Name, err)
 	}
 	return nil
@@ -179,16 +131,14 @@ func (r *rtnl) address(index int) (netip.Prefix, error) {
 		if len(b) < ifaddrmsgSize || b[0] != unix.AF_INET || b[3] != unix.RT_SCOPE_UNIVERSE || int(binary.NativeEndian.Uint32(b[4:])) != index {
 			continue
 		}
-		ad, err := netlink.NewAttributeDecoder(b[ifaddrmsgSize:])
-		if err != nil {
-			continue
-		}
-		for ad.Next() {
-			if v := ad.Bytes(); ad.Type() == unix.IFA_LOCAL && len(v) == 4 {
-				if a := netip.AddrFrom4([4]byte(v)); !a.IsLinkLocalUnicast() {
-					return netip.PrefixFrom(a, int(b[1])), nil
-				}
+		var found netip.Prefix
+		_ = attributes(b[ifaddrmsgSize:], func(kind uint16, v []byte) {
+			if kind == unix.IFA_LOCAL && len(v) == 4 && !netip.AddrFrom4([4]byte(v)).IsLinkLocalUnicast() {
+				found = netip.PrefixFrom(netip.AddrFrom4([4]byte(v)), int(b[1]))
 			}
+		})
+		if found.IsValid() {
+			return found, nil
 		}
 	}
 	return netip.Prefix{}, nil
@@ -196,18 +146,14 @@ func (r *rtnl) address(index int) (netip.Prefix, error) {
 
 // addAddress sets an IPv4 address; one that is there already is no error.
 func (r *rtnl) addAddress(l *link, p netip.Prefix, broadcast netip.Addr) error {
-	ae := netlink.NewAttributeEncoder()
 	a := p.Addr().As4()
-	ae.Bytes(unix.IFA_LOCAL, a[:])
-	ae.Bytes(unix.IFA_ADDRESS, a[:])
+	b := appendAttribute(ifaddrmsg(l.Index, p.Bits()), unix.IFA_LOCAL, a[:])
+	b = appendAttribute(b, unix.IFA_ADDRESS, a[:])
 	if broadcast.Is4() {
 		bc := broadcast.As4()
-		ae.Bytes(unix.IFA_BROADCAST, bc[:])
+		b = appendAttribute(b, unix.IFA_BROADCAST, bc[:])
 	}
-	attrs, err := ae.Encode()
-	if err == nil {
-		err = r.request(unix.RTM_NEWADDR, netlink.Create|netlink.Replace, append(ifaddrmsg(l.Index, p.Bits()), attrs...))
-	}
+	err := r.request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return failure("set address of", l.Name, err)
 	}
@@ -226,14 +172,13 @@ const rtmsgSize = 12
 func (r *rtnl) addRoute(l *link, p netip.Prefix, rt route) error {
 	b := make([]byte, rtmsgSize)
 	b[0], b[1], b[4], b[5], b[7] = unix.AF_INET, byte(rt.Dst.Bits()), unix.RT_TABLE_MAIN, unix.RTPROT_DHCP, unix.RTN_UNICAST
-	ae := netlink.NewAttributeEncoder()
 	if rt.Dst.Bits() > 0 {
 		dst := rt.Dst.Addr().As4()
-		ae.Bytes(unix.RTA_DST, dst[:])
+		b = appendAttribute(b, unix.RTA_DST, dst[:])
 	}
 	if rt.Gateway.IsValid() {
 		gw := rt.Gateway.As4()
-		ae.Bytes(unix.RTA_GATEWAY, gw[:])
+		b = appendAttribute(b, unix.RTA_GATEWAY, gw[:])
 		if !p.Contains(rt.Gateway) {
 			binary.NativeEndian.PutUint32(b[8:], unix.RTNH_F_ONLINK)
 		}
@@ -241,12 +186,9 @@ func (r *rtnl) addRoute(l *link, p netip.Prefix, rt route) error {
 		b[6] = unix.RT_SCOPE_LINK
 	}
 	src := p.Addr().As4()
-	ae.Bytes(unix.RTA_PREFSRC, src[:])
-	ae.Uint32(unix.RTA_OIF, uint32(l.Index))
-	attrs, err := ae.Encode()
-	if err == nil {
-		err = r.request(unix.RTM_NEWROUTE, netlink.Create|netlink.Excl, append(b, attrs...))
-	}
+	b = appendAttribute(b, unix.RTA_PREFSRC, src[:])
+	b = appendAttribute32(b, unix.RTA_OIF, uint32(l.Index))
+	err := r.request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, b)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return failure("add route", fmt.Sprintf("%s on %s", rt, l.Name), err)
 	}
