@@ -1,4 +1,5 @@
-# azprov: make, make demo, make test, make size, make bench, make fuzz, make clean.
+# azprov: make, make demo, make test, make vm, make initramfs, make size, make bench,
+# make fuzz, make clean.
 
 GO          ?= go
 PATH        := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
@@ -33,6 +34,12 @@ azprov-arm64: $(SOURCES) | go
 azuresim: $(SOURCES) $(wildcard sim/*.go cmd/azuresim/*.go) | go
 	$(GO) build -trimpath -buildvcs=false -o $@ ./cmd/azuresim
 
+# All programs as they ship, into DIR: for the tests.
+programs: | go
+	$(SMALL) $(GO) build $(FLAGS) -o $(DIR)/azprov .
+	$(GO) build -trimpath -buildvcs=false -o $(DIR)/azuresim ./cmd/azuresim
+	$(GO) build -trimpath -buildvcs=false -o $(DIR)/mkinitramfs ./initramfs/mkinitramfs
+
 go:
 	@scripts/setup build
 
@@ -42,7 +49,7 @@ demo: azprov azuresim
 
 test: check
 	@scripts/setup test
-	$(GO) test -timeout 20m ./...
+	$(GO) test -timeout 25m ./...
 	scripts/fuzz $(FUZZTIME)
 
 check: | go
@@ -53,10 +60,30 @@ check: | go
 size: azprov azprov-arm64
 	@scripts/size $(MAX_SIZE) $(MAX_GZIP) $(MAX_XZ) azprov azprov-arm64
 
-bench: azprov azuresim
-	@scripts/setup demo
+bench: azprov azuresim build/mkinitramfs
+	@scripts/setup vm
+	@scripts/cloudkernel >/dev/null
 	$(GO) build -trimpath -buildvcs=false -o build/bare ./bench/bare
+	$(GO) build -trimpath -buildvcs=false -o build/bareinit ./bench/bareinit
 	$(GO) run ./bench
+
+build/mkinitramfs: $(wildcard initramfs/mkinitramfs/*.go) | go
+	$(GO) build -trimpath -buildvcs=false -o $@ ./initramfs/mkinitramfs
+
+# An initramfs for a kernel: make initramfs MODULES=/lib/modules/RELEASE, with
+# KERNEL=FILE for the modules of that kernel, or neither for one with all built in.
+RELEASE    = $(patsubst vmlinuz-%,%,$(notdir $(KERNEL)))
+MODULES   ?= $(if $(KERNEL),$(firstword $(wildcard $(patsubst %/boot/,%,$(dir $(KERNEL)))/lib/modules/$(RELEASE)) /lib/modules/$(RELEASE)))
+COMPRESS  ?= gzip
+INITRAMFS ?= build/initrd.img
+
+initramfs: azprov build/mkinitramfs
+	build/mkinitramfs -azprov azprov $(if $(MODULES),-modules $(MODULES)) -compress $(COMPRESS) -o $(INITRAMFS)
+	@ls -l $(INITRAMFS)
+
+vm: azprov azuresim build/mkinitramfs
+	@scripts/setup vm
+	@scripts/vm
 
 fuzz: | go
 	scripts/fuzz 5m
@@ -64,4 +91,4 @@ fuzz: | go
 clean:
 	rm -rf azprov azprov-arm64 azuresim build demo
 
-.PHONY: all go demo test check size bench fuzz clean
+.PHONY: all programs go demo test check size bench initramfs vm fuzz clean

@@ -24,12 +24,8 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for out, pkg := range map[string]string{"azprov": ".", "azuresim": "./cmd/azuresim"} {
-		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", filepath.Join(dir, out), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if text, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build %s: %w: %s", pkg, err, text)
-		}
+	if text, err := exec.Command("make", "-s", "programs", "DIR="+dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make programs: %w: %s", err, text)
 	}
 	return dir, nil
 })

@@ -6,6 +6,7 @@ import (
 	"html"
 	"io"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -76,7 +77,7 @@ func Timeline(w io.Writer, statusJSON []byte, events []Event) error {
 	p.printf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="Helvetica, Arial, sans-serif" font-size="12">`+"\n",
 		timelineLeft+timelineWidth+timelineText, height)
 	p.printf(`<rect width="100%%" height="100%%" fill="#ffffff"/>` + "\n")
-	p.text(12, 22, "#1c2833", "bold", fmt.Sprintf("azprov %s: steps of one run", s.Version))
+	p.text(12, 22, "#1c2833", "bold", strings.TrimSpace("azprov "+s.Version)+": steps of one run")
 	bottom := height - 34
 	for ms := 0.0; ms <= end+tick/2; ms += tick {
 		p.printf(`<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="#e3e7ea"/>`+"\n", x(ms), timelineTop-8, x(ms), bottom)

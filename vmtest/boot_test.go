@@ -24,6 +24,9 @@ func (l *lab) busyboxFiles(t *testing.T) []string {
 // 96 MB. An archive behind it holds busybox, which shows that the account works.
 func TestKernelAndInitramfsAlone(t *testing.T) {
 	l := newLab(t)
+	if info, err := os.Stat(l.image(t, "alone.img")); err != nil || info.Size() > 1300000 {
+		t.Errorf("an initramfs of azprov alone: %v, %v; the limit is 1.3 MB", info, err)
+	}
 	base := l.image(t, "base.img", "-modules", l.modules, "-without", "udf,isofs")
 	check := l.write(t, "check", "#!/bin/sh\nexport PATH=/bin\nbusybox find /lib/modules -name udf.ko -o -name isofs.ko\nbusybox hostname\n"+
 		"busybox su "+l.user+" -c 'busybox id; busybox cat ~/.ssh/authorized_keys'\nbusybox cat /var/lib/azprov/instance\n", 0o755)
@@ -75,5 +78,41 @@ func TestBusyboxWithHelperAndDropbear(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
+	}
+}
+
+// busybox's own init runs azprov by init/busybox.
+func TestBusyboxInit(t *testing.T) {
+	l := newLab(t)
+	inittab, err := os.ReadFile("../init/busybox/inittab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab := l.write(t, "inittab", string(inittab)+"::once:/show\n", 0o644)
+	show := l.write(t, "show", "#!/bin/sh\n/bin/busybox hostname\n/bin/busybox id "+l.user+"\n/bin/busybox poweroff -f\n", 0o755)
+	flags := append(l.busyboxFiles(t), "-azprov", "", "-modules", l.modules, "-file", tab+":/etc/inittab", "-file", show+":/show",
+		"-file", "../init/busybox/rcS:/etc/init.d/rcS", "-file", l.azprov+":/sbin/azprov")
+	for _, name := range []string{"init", "sbin/init", "bin/mount", "sbin/modprobe"} {
+		link := filepath.Join(l.dir, filepath.Base(name)+"-link")
+		if err := os.Symlink("/bin/busybox", link); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+		flags = append(flags, "-file", link+":/"+name)
+	}
+	b := l.boot(t, "", "-initrd", l.image(t, "i.img", flags...), "-keep")
+	b.expect(t, "Ready acknowledged", "edge-7", "("+l.user+")", "Power down")
+	b.end(t)
+}
+
+// u-root's init runs azprov by initramfs/u-root/uinit.
+func TestURoot(t *testing.T) {
+	l := newLab(t)
+	base := filepath.Join(l.dir, "u.cpio")
+	must(t, "../scripts/uroot", "../build/u-root", base, l.azprov)
+	image := l.image(t, "u.img", "-azprov", "", "-modules", l.modules, "-append-to", base)
+	b := l.boot(t, "", "-initrd", image, "-keep", "-memory", "256")
+	b.expect(t, "Welcome to u-root!", "Ready acknowledged", "provisioned, Ready acknowledged")
+	if h := b.health(t); len(h) != 1 || h[0].State != "Ready" {
+		t.Errorf("health reports: %+v", h)
 	}
 }

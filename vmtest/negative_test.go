@@ -75,7 +75,9 @@ func TestProvisionerKilled(t *testing.T) {
 		"(while :; do for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n != 1 ] && busybox grep -q azprov.-root $p/cmdline 2>/dev/null && busybox kill -9 $n && exit; done; done) &\n"+
 		"exec /bin/azprov init -- /bin/sh -c 'echo the command runs'\n", 0o755)
 	image := l.image(t, "k.img", append(l.busyboxFiles(t), "-azprov", "", "-modules", l.modules, "-file", killer+":/init", "-file", l.azprov+":/bin/azprov")...)
-	b := l.boot(t, "azprov.media.wait=20s", "-initrd", image, "-keep", "-cpus", "2")
+	// Without a DVD azprov waits for one, long enough to be found and killed.
+	noDVD := l.write(t, "nodvd.json", `[{"service":"media","action":"missing"}]`, 0o600)
+	b := l.boot(t, "azprov.media.wait=60s", "-initrd", image, "-faults", noDVD, "-keep", "-cpus", "2")
 	b.expect(t, "azprov was killed by signal 9", "the command runs", "Power down")
 	b.end(t)
 	h := b.health(t)

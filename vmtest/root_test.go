@@ -54,6 +54,33 @@ func TestDebianRootWithSystemd(t *testing.T) {
 	}
 }
 
+// systemd runs azprov by init/systemd/azprov.service; the initramfs only finds
+// the root.
+func TestSystemdService(t *testing.T) {
+	l := newLab(t, "debootstrap", "mkfs.ext4", "sfdisk", "depmod")
+	tree := strings.TrimSpace(must(t, "../scripts/debianroot", "../build/debian-root"))
+	system := filepath.Join(l.dir, "tree")
+	must(t, "cp", "-a", tree, system)
+	must(t, "install", "-m", "0755", l.azprov, filepath.Join(system, "usr/sbin/azprov"))
+	must(t, "install", "-m", "0644", "../init/systemd/azprov.service", filepath.Join(system, "etc/systemd/system/azprov.service"))
+	must(t, "chroot", system, "systemctl", "enable", "azprov.service")
+	if out := must(t, "chroot", system, "sh", "-c", "systemd-analyze verify azprov.service 2>&1 | grep -v 'man azprov' || true"); strings.Contains(out, "azprov.service") {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	must(t, "mkdir", "-p", filepath.Join(system, "lib/modules"))
+	must(t, "cp", "-a", l.modules, filepath.Join(system, "lib/modules/"))
+	must(t, "depmod", "-b", system, filepath.Base(l.modules))
+	disk, _, _ := l.rootDisk(t, system, "service")
+	start := l.write(t, "switch", "#!/bin/busybox sh\nexport PATH=/bin\nb=/bin/busybox\n$b mkdir -p /proc /sys /dev /new\n$b mount -t proc proc /proc\n$b mount -t sysfs sysfs /sys\n$b mount -t devtmpfs dev /dev\n"+
+		"for m in virtio_pci virtio_scsi sd_mod ext4; do $b modprobe $m; done\nwhile ! [ -b /dev/sda1 ]; do $b sleep 0.1; done\n$b mount /dev/sda1 /new && exec $b switch_root /new /sbin/init\n", 0o755)
+	image := l.image(t, "s.img", append(l.busyboxFiles(t), "-azprov", "", "-modules", l.modules, "-file", start+":/init")...)
+	b := l.boot(t, "", "-initrd", image, "-disk", disk, "-keep", "-memory", "512", "-cpus", "2")
+	b.expect(t, "Ready acknowledged")
+	if out := b.ssh(t, l, "id -un; hostname; systemctl is-active azprov.service"); out != l.user+"\nedge-7\nactive\n" {
+		t.Errorf("login: %s", out)
+	}
+}
+
 // A root of busybox alone, found in every way that root= can name it.
 func TestRootNames(t *testing.T) {
 	l := newLab(t, "mkfs.ext4", "sfdisk")

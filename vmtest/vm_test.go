@@ -53,13 +53,12 @@ func need(t *testing.T, tools ...string) {
 // newLab builds what a boot needs.
 func newLab(t *testing.T, tools ...string) *lab {
 	t.Helper()
-	need(t, append(tools, "qemu-system-x86_64", "ip", "ssh-keygen", "ssh", "dpkg", "apt-get", "busybox")...)
+	need(t, append(tools, "qemu-system-x86_64", "ip", "ssh-keygen", "ssh", "make", "dpkg", "apt-get", "busybox")...)
 	l := &lab{dir: t.TempDir(), user: "opsadmin"}
 	root := strings.TrimSpace(must(t, "../scripts/cloudkernel", "../build/cloudkernel"))
 	l.kernel, l.modules = one(t, root+"/boot/vmlinuz-*"), one(t, root+"/lib/modules/*")
-	l.azprov = goBuild(t, l.dir, "..", "azprov", "-trimpath", "-ldflags=-s -w -buildid=")
-	l.mkinitramfs = goBuild(t, l.dir, "../initramfs/mkinitramfs", "mkinitramfs")
-	l.azuresim = goBuild(t, l.dir, "../cmd/azuresim", "azuresim")
+	must(t, "make", "-s", "-C", "..", "programs", "DIR="+l.dir)
+	l.azprov, l.mkinitramfs, l.azuresim = filepath.Join(l.dir, "azprov"), filepath.Join(l.dir, "mkinitramfs"), filepath.Join(l.dir, "azuresim")
 	l.keyFile = filepath.Join(l.dir, "key")
 	must(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vm", "-f", l.keyFile)
 	key, err := os.ReadFile(l.keyFile + ".pub")
@@ -78,17 +77,6 @@ func (l *lab) write(t *testing.T, name, text string, mode os.FileMode) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-func goBuild(t *testing.T, dir, pkg, name string, flags ...string) string {
-	t.Helper()
-	out := filepath.Join(dir, name)
-	cmd := exec.Command("go", append(append([]string{"build", "-o", out}, flags...), pkg)...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, b)
-	}
-	return out
 }
 
 func must(t *testing.T, name string, args ...string) string {
