@@ -342,7 +342,10 @@ func TestSSHLogins(t *testing.T) {
 		b.vm["sshKeys"] = []any{map[string]any{"value": string(public)}}
 		b.vm["disablePasswordAuthentication"] = !allow
 		const login = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 opsadmin@127.0.0.1"
-		script := "/opt/azprov || exit 9; ssh-keygen -q -A; mkdir -p /run/sshd; $(command -v sshd) -o UsePAM=no -E /var/log/sshd; cat >/tmp/key; chmod 600 /tmp/key; " +
+		script := "/opt/azprov || exit 9; ssh-keygen -q -A; mkdir -p /run/sshd; $(command -v sshd) -o UsePAM=no -E /var/log/sshd; cat >/tmp/key; " +
+			// sshd goes to the background before it listens.
+			"for i in $(seq 200); do grep -q 'listening on 0.0.0.0' /var/log/sshd && break; sleep 0.05; done; " +
+			"chmod 600 /tmp/key; " +
 			"ssh -i /tmp/key -o BatchMode=yes " + login + " 'echo key login as $(id -un)'; " +
 			"sshpass -p 'Tr1cky <pass> & more' ssh -o PubkeyAuthentication=no -o PreferredAuthentications=password " + login + " 'echo password login as $(id -un)'; cat /var/log/sshd"
 		o := b.run("", "cat >/tmp/in <<'KEY'\n"+string(private)+"KEY\nexec </tmp/in; "+script)
