@@ -298,15 +298,6 @@ func (m *machine) openDrive(name string) (*os.File, error) {
 	return f, nil
 }
 
-// ioctlArg is an ioctl whose argument is a number and whose result counts.
-func ioctlArg(fd int, request, arg uint) (int, error) {
-	n, _, no := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(arg))
-	if no != 0 {
-		return 0, no
-	}
-	return int(n), nil
-}
-
 // makeNode makes a block device node from sysfs in a private directory.
 func (m *machine) makeNode(name string) (string, error) {
 	major, minor, ok := strings.Cut(sysAttr(m.sys("block", name, "dev")), ":")
