@@ -1,5 +1,5 @@
 # azprov: make, make demo, make test, make vm, make initramfs, make size, make bench,
-# make fuzz, make clean.
+# make fuzz, make debug, make clean.
 
 GO          ?= go
 PATH        := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
@@ -24,19 +24,30 @@ export CGO_ENABLED = 0
 
 all: azprov
 
-azprov: $(SOURCES) | go
+azprov: $(SOURCES) build/slim | go
 	$(SMALL) $(GO) build $(FLAGS) -o $@ .
+	build/slim $@
 
 azprov-arm64: ALIGN := 4
-azprov-arm64: $(SOURCES) | go
+azprov-arm64: $(SOURCES) build/slim | go
 	$(SMALL) GOARCH=arm64 $(GO) build $(FLAGS) -o $@ .
+	build/slim $@
+
+# The same code with symbols and lines, to look up the addresses of a traceback:
+# go tool addr2line build/azprov.debug
+debug: | go
+	$(SMALL) $(GO) build $(subst -s -w ,,$(FLAGS)) -o build/azprov.debug .
+
+build/slim: $(wildcard cmd/slim/*.go) | go
+	$(GO) build -trimpath -buildvcs=false -o $@ ./cmd/slim
 
 azuresim: $(SOURCES) $(wildcard sim/*.go cmd/azuresim/*.go) | go
 	$(GO) build -trimpath -buildvcs=false -o $@ ./cmd/azuresim
 
 # All programs as they ship, into DIR: for the tests.
-programs: | go
+programs: build/slim | go
 	$(SMALL) $(GO) build $(FLAGS) -o $(DIR)/azprov .
+	build/slim $(DIR)/azprov
 	$(GO) build -trimpath -buildvcs=false -o $(DIR)/azuresim ./cmd/azuresim
 	$(GO) build -trimpath -buildvcs=false -o $(DIR)/mkinitramfs ./initramfs/mkinitramfs
 
@@ -91,4 +102,4 @@ fuzz: | go
 clean:
 	rm -rf azprov azprov-arm64 azuresim build demo
 
-.PHONY: all programs go demo test check size bench initramfs vm fuzz clean
+.PHONY: all debug programs go demo test check size bench initramfs vm fuzz clean

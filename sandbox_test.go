@@ -18,12 +18,16 @@ import (
 	"azprov/sim"
 )
 
+// binariesDir holds what binaries has built, for TestMain to remove.
+var binariesDir string
+
 // binaries builds azprov and azuresim once for all sandbox tests.
 var binaries = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "azprov-test-")
 	if err != nil {
 		return "", err
 	}
+	binariesDir = dir
 	if text, err := exec.Command("make", "-s", "programs", "DIR="+dir).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make programs: %w: %s", err, text)
 	}
@@ -32,8 +36,8 @@ var binaries = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := binaries(); err == nil && os.Geteuid() == 0 {
-		os.RemoveAll(dir)
+	if binariesDir != "" {
+		os.RemoveAll(binariesDir)
 	}
 	os.Exit(code)
 }
