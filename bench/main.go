@@ -71,6 +71,11 @@ func bench(rounds, boots int) error {
 	}
 	ready := func(r run) float64 { return r.ReadyMS }
 	fmt.Printf("ratio of exec to Ready: %.2f (limit 2.5)\n", median(results["azprov"], ready)/median(results["bare"], ready))
+	memory, err := benchMemory(dir, vm)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("least memory limit of a control group in which azprov provisions: %d MB (limit 12)\n", memory)
 	booted := map[string][]float64{}
 	if boots > 0 {
 		if booted, err = benchBoot(boots); err != nil {
@@ -80,7 +85,7 @@ func bench(rounds, boots int) error {
 		bare, ours := median(booted["bare"], self), median(booted["azprov"], self)
 		fmt.Printf("kernel start to Ready in a virtual machine: bare %.2f s, azprov %.2f s, ratio %.2f (limit 1.10), medians of %d boots\n", bare, ours, ours/bare, boots)
 	}
-	data, err := json.MarshalIndent(map[string]any{"sandbox": results, "boot_seconds": booted}, "", " ")
+	data, err := json.MarshalIndent(map[string]any{"sandbox": results, "boot_seconds": booted, "memory_mb": memory}, "", " ")
 	if err != nil {
 		return err
 	}

@@ -119,6 +119,9 @@ func exchange(fd int, to *unix.SockaddrLinklayer, nic *net.Interface, kind byte,
 	buf := make([]byte, 1500)
 	for {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err == unix.EINTR {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
