@@ -178,6 +178,10 @@ func prepareRun(m *machine) (*boot, func(), int) {
 		m.log.fail("azprov", "not an Azure VM: "+m.sys("class/dmi/id/chassis_asset_tag")+" does not say so (-force yes runs all the same)")
 		return nil, nil, exitNotAzure
 	}
+	if os.Geteuid() != 0 {
+		m.log.fail("azprov", "only root can provision and report: run it as root")
+		return nil, nil, exitUsage
+	}
 	lock, err := lockState(m.guest)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		m.log.fail("state", err.Error())

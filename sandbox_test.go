@@ -389,6 +389,7 @@ func TestCommandsAndExitCodes(t *testing.T) {
 		"/opt/azprov -skip nothing": {exitUsage, "no such step"},
 		"/opt/azprov -root /none":   {exitUsage, "/none"},
 		"echo 'medai = x' > /etc/azprov.conf; /opt/azprov; code=$?; rm /etc/azprov.conf; exit $code": {exitUsage, "azprov.conf:1: medai: unknown key"},
+		"setpriv --reuid 65534 --clear-groups /opt/azprov":                                           {exitUsage, "run it as root"},
 		"/opt/azprov -sysfs /none": {exitNotAzure, "not an Azure VM"},
 		"rm -f /run/azprov/status.json /var/lib/azprov/status.json; /opt/azprov status": {exitFailed, "no run"},
 		"/opt/azprov report maybe":                                  {exitUsage, "report takes"},
