@@ -10,8 +10,8 @@ import (
 )
 
 // store is a disk or partition as the formatter sees it. Offsets are bytes from
-// its start. Writes are in order, but only sync and writeSync say that anything
-// has reached the medium.
+// its start. What was written may reach the medium in any order until sync or
+// writeSync returns.
 type store interface {
 	// writev writes the buffers one after another from off on: all or an error.
 	writev(off int64, bufs ...[]byte) error
@@ -26,9 +26,11 @@ type store interface {
 // ext4Options is what a file system is made of. Whoever formats twice with the
 // same options gets the same bytes.
 type ext4Options struct {
-	Size      int64 // bytes of the area, 16 MiB to 64 TiB
-	BlockSize int   // 1024, 2048, 4096, or 0 for what mke2fs would take
-	Sector    int   // logical sector of the device; a block is never smaller
+	// Size is the bytes of the area: 16 MiB to 64 TiB with blocks of 4096, to
+	// 16 TiB with 2048, to 4 TiB with 1024.
+	Size      int64
+	BlockSize int // 1024, 2048, 4096, or 0 for what mke2fs would take
+	Sector    int // logical sector of the device; a block is never smaller
 	Label     string
 	UUID      [16]byte
 	HashSeed  [16]byte // secret of the directory hash
@@ -42,7 +44,10 @@ type ext4Options struct {
 
 const (
 	ext4MinSize = 16 << 20
-	ext4MaxSize = 64 << 40
+	// ext4MaxGroups keeps what the kernel holds in memory of each group, and the
+	// descriptors that it reads at the mount, within reason: 64 TiB, 16 TiB and
+	// 4 TiB for blocks of 4096, 2048 and 1024.
+	ext4MaxGroups = 1 << 19
 )
 
 var le, be = binary.LittleEndian, binary.BigEndian
@@ -62,15 +67,21 @@ func newExt4Options(size int64, sector int, label string, now time.Time) (ext4Op
 	return o, nil
 }
 
-// formatExt4 makes an ext4 file system with the features of mke2fs 1.47, except
-// that no blocks are reserved for growth: resize2fs grows it by meta_bg. Only what
-// must be on the disk is written: inode tables are zeroed by the kernel after the
-// mount, and the journal starts empty by its superblock alone.
+// formatExt4 makes an ext4 file system as mke2fs 1.47 does by default: same
+// features, geometry, number of inodes, journal and reserve. Inode tables and the
+// journal are left to the kernel (lazy_itable_init, lazy_journal_init), which goes
+// by flags, counts and checksums, so that nothing depends on what the area held.
+//
+// One thing is left out: resize_inode, whose 1,024 blocks would be most of what is
+// written, on a disk that is replaced and never grown. resize2fs grows the file
+// system nevertheless, unmounted at any kernel; mounted, the kernel goes over to
+// meta_bg, which is right since Linux 6.9 (commit a6b3bfe176e8).
 //
 // The caller has put a format marker at offset 0 and it has reached the medium.
-// The superblock is written when everything else has been synced, and the marker
-// goes last: whatever a power cut leaves, the area holds the marker, or a whole
-// file system, or both.
+// The superblock takes the marker's place when everything else has been synced:
+// whatever a power cut leaves, the area holds the marker or a whole file system.
+// A device is synced twice here; after an error or when ctx ends the marker is
+// left where it is.
 func formatExt4(ctx context.Context, w store, o ext4Options) error {
 	l, err := planExt4(o)
 	if err != nil {
@@ -79,7 +90,7 @@ func formatExt4(ctx context.Context, w store, o ext4Options) error {
 	if err := discardArea(ctx, w, formatMarkerArea, o.Size-formatMarkerArea); err != nil {
 		return err
 	}
-	f := &ext4Writer{ext4Layout: l, opt: o, w: w, seed: crc32c(^uint32(0), o.UUID[:])}
+	f := newExt4Writer(l, w, o)
 	if err := f.writeGroups(ctx); err != nil {
 		return err
 	}
@@ -89,10 +100,9 @@ func formatExt4(ctx context.Context, w store, o ext4Options) error {
 	if err := w.sync(); err != nil {
 		return err
 	}
-	if err := w.writeSync(superOffset, f.superblock(0)); err != nil {
-		return err
-	}
-	return w.writeSync(0, make([]byte, superOffset))
+	head := make([]byte, max(superOffset+superSize, f.blockSize))
+	copy(head[superOffset:], f.superblock(0))
+	return w.writeSync(0, head)
 }
 
 // discardStep bounds one discard request, so that a slow device doesn't keep a
@@ -126,7 +136,7 @@ func ext4BlockSize(size int64, sector int) int {
 
 // ext4InodeRatio is the bytes per inode of mke2fs.conf's types small, default,
 // big and huge.
-func ext4InodeRatio(size int64) uint64 {
+func ext4InodeRatio(size uint64) uint64 {
 	switch {
 	case size < 512<<20:
 		return 4096
@@ -138,36 +148,31 @@ func ext4InodeRatio(size int64) uint64 {
 	return 65536
 }
 
-// ext4JournalBlocks is ext2fs_default_journal_size of libext2fs (mkjournal.c).
+// ext4JournalBlocks is ext2fs_default_journal_size of libext2fs (mkjournal.c):
+// 1024 blocks below 32768, 4096 below 262144, 8192 below 524288, and so on.
 func ext4JournalBlocks(blocks uint64) uint64 {
-	switch {
-	case blocks < 32768:
-		return 1024
-	case blocks < 256<<10:
-		return 4096
-	case blocks < 512<<10:
-		return 8192
-	case blocks < 4096<<10:
-		return 16384
-	case blocks < 8192<<10:
-		return 32768
-	case blocks < 16384<<10:
-		return 65536
-	case blocks < 32768<<10:
-		return 131072
+	if blocks < 32<<10 {
+		return 1 << 10
 	}
-	return 262144
+	n := uint64(4 << 10)
+	for _, limit := range [...]uint64{256 << 10, 512 << 10, 4 << 20, 8 << 20, 16 << 20, 32 << 20} {
+		if blocks < limit {
+			break
+		}
+		n *= 2
+	}
+	return n
 }
 
 // check names what is out of the formatter's range.
 func (o ext4Options) check() error {
 	switch {
-	case o.Size < ext4MinSize || o.Size > ext4MaxSize:
-		return fmt.Errorf("ext4: %d bytes are not from 16 MiB to 64 TiB", o.Size)
 	case o.BlockSize != 1024 && o.BlockSize != 2048 && o.BlockSize != 4096:
 		return fmt.Errorf("ext4: block size %d is none of 1024, 2048, 4096", o.BlockSize)
 	case o.BlockSize < o.Sector:
 		return fmt.Errorf("ext4: block size %d is below the sector size %d", o.BlockSize, o.Sector)
+	case o.Size < ext4MinSize || o.Size > int64(o.BlockSize)*int64(o.BlockSize)*8*ext4MaxGroups:
+		return fmt.Errorf("ext4: %d bytes are out of range for blocks of %d", o.Size, o.BlockSize)
 	case len(o.Label) > 16:
 		return errors.New("ext4: label is longer than 16 bytes")
 	}

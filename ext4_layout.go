@@ -10,13 +10,10 @@ type span struct{ start, count uint64 }
 
 func (s span) end() uint64 { return s.start + s.count }
 
-// clip returns the part of s inside a range of blocks.
+// clip returns the part of s from block from to before block to.
 func (s span) clip(from, to uint64) span {
 	start, end := max(s.start, from), min(s.end(), to)
-	if start >= end {
-		return span{from, 0}
-	}
-	return span{start, end - start}
+	return span{start, max(start, end) - start}
 }
 
 // ext4Layout says where everything of a file system stands. It holds nothing a
@@ -32,18 +29,18 @@ type ext4Layout struct {
 	tableBlocks uint64 // inode table blocks a group
 	descBlocks  uint64 // blocks of one copy of the group descriptors
 	metaBG      bool   // descriptors are spread over the disk
-	flexLog     uint   // log2 of the groups of a flex group
 
-	root, lost span   // directories; each is one run
-	leaf       uint64 // block of the journal's extent tree; 0 = not needed
+	root, lost span // directories; each is one run
+	leaf       span // block of the journal's extent tree, or nothing
 	journal    []span
-	special    []span // all of the four, sorted
+	special    []span // all of the four, in order
 }
 
 const (
 	ext4InodeSize = 256
 	ext4DescSize  = 64
 	ext4FirstIno  = 11
+	ext4FlexLog   = 4 // log2 of the groups of a flex group
 	// extentLen is the longest initialised extent (EXT_INIT_MAX_LEN).
 	extentLen = 32768
 	// inlineExtents fit into an inode.
@@ -64,17 +61,13 @@ func planExt4(o ext4Options) (*ext4Layout, error) {
 	if bs == 1024 {
 		l.first = 1
 	}
+	l.size()
 	// A last group too small to be of use is left off, as mke2fs does: less than
-	// its own metadata and 50 blocks. The number of groups and what they hold
-	// depend on each other, so once more with the smaller size.
-	for range 2 {
+	// its own metadata and 50 blocks.
+	last := l.groupSpan(l.groups - 1).count
+	if l.groups > 1 && last < l.base(l.groups-1)+2+l.tableBlocks+50 {
+		l.blocks -= last
 		l.size()
-		last := l.groupSpan(l.groups - 1).count
-		if l.groups > 1 && last < l.base(l.groups-1)+2+l.tableBlocks+50 {
-			l.blocks -= last
-			continue
-		}
-		break
 	}
 	return l, l.place()
 }
@@ -84,26 +77,17 @@ func (l *ext4Layout) size() {
 	bytes := l.blocks * l.blockSize
 	l.groups = (l.blocks - l.first + l.groupBlocks - 1) / l.groupBlocks
 	perBlock := l.blockSize / ext4InodeSize
-	inodes := bytes / ext4InodeRatio(int64(bytes))
-	l.groupInodes = (inodes + l.groups - 1) / l.groups
-	l.groupInodes = (l.groupInodes + perBlock - 1) / perBlock * perBlock
-	l.groupInodes = (l.groupInodes + 7) &^ 7          // whole bytes of the inode bitmap,
-	l.groupInodes = min(l.groupInodes, l.blockSize*8) // which is one block
+	inodes := (bytes/ext4InodeRatio(bytes) + l.groups - 1) / l.groups
+	// Whole blocks of the table, whole bytes of the bitmap.
+	round := max(perBlock, 8)
+	l.groupInodes = (inodes + round - 1) / round * round
 	l.tableBlocks = l.groupInodes / perBlock
 	perBlock = l.blockSize / ext4DescSize
 	l.descBlocks = (l.groups + perBlock - 1) / perBlock
-	// Descriptors that would fill much of a group are spread (META_BG). That is
-	// from 512 GiB on with blocks of 1024 and from 8 TiB with 2048.
+	// Descriptors that would fill much of a group are spread, as mke2fs does when
+	// they don't fit into one: with blocks of 1024 from 512 GiB on, with 2048 from
+	// 8 TiB.
 	l.metaBG = l.descBlocks > l.groupBlocks/2
-	l.flexLog = 4
-	if l.groups*l.tableBlocks >= 1<<23 {
-		// 4 TiB and more: groups of mke2fs's 16 would need a bitmap written every
-		// 2 GiB. The metadata of a larger flex group fills at most half of its
-		// first group, and a fourth or an eighth of the bitmaps are written.
-		for l.flexLog < 7 && 2<<l.flexLog*(l.tableBlocks+2) <= l.groupBlocks*5/8 {
-			l.flexLog++
-		}
-	}
 }
 
 // groupSpan is the blocks of a group.
@@ -162,160 +146,138 @@ type flexMeta struct {
 	first, groups uint64 // groups
 	blockBitmaps  uint64 // first of a run, one a group
 	inodeBitmaps  uint64
-	tables        []uint64
-	used          []span // all of it, sorted, neighbours joined
+	tables        [1 << ext4FlexLog]uint64
+	used          []span // all of it, in order, neighbours joined
 }
 
 // flex lays out the bitmaps and inode tables of flex group f from its first
 // block on, around the superblock and descriptor copies inside of it.
-func (l *ext4Layout) flex(f uint64) (flexMeta, error) {
-	m := flexMeta{first: f << l.flexLog}
-	m.groups = min(1<<l.flexLog, l.groups-m.first)
-	m.tables = make([]uint64, 0, m.groups)
+func (l *ext4Layout) flex(f uint64, m *flexMeta) error {
+	m.first = f << ext4FlexLog
+	m.groups = min(1<<ext4FlexLog, l.groups-m.first)
+	m.used = m.used[:0]
 	at := l.groupSpan(m.first).start
-	end := l.groupSpan(m.first + m.groups - 1).end()
-	take := func(n uint64) uint64 {
-		at = l.skipBases(at, n)
-		start := at
-		at += n
-		if k := len(m.used) - 1; k >= 0 && m.used[k].end() == start {
-			m.used[k].count += n
-		} else {
-			m.used = append(m.used, span{start, n})
-		}
-		return start
+	m.blockBitmaps = l.takeMeta(m, &at, m.groups)
+	m.inodeBitmaps = l.takeMeta(m, &at, m.groups)
+	for i := range m.groups {
+		m.tables[i] = l.takeMeta(m, &at, l.tableBlocks)
 	}
-	m.blockBitmaps = take(m.groups)
-	m.inodeBitmaps = take(m.groups)
-	for range m.groups {
-		m.tables = append(m.tables, take(l.tableBlocks))
+	if at > l.groupSpan(m.first+m.groups-1).end() {
+		return errors.New("ext4: a group is too small for its inode tables")
 	}
-	if at > end {
-		return m, errors.New("ext4: a group is too small for its inode tables")
-	}
-	return m, nil
-}
-
-// skipBases returns the first block from at on where n blocks meet no superblock
-// or descriptor copy.
-func (l *ext4Layout) skipBases(at, n uint64) uint64 {
-	for g := l.groupOf(at); g < l.groups; g++ {
-		s := l.groupSpan(g)
-		if s.start >= at+n {
-			break
-		}
-		if b := s.start + l.base(g); l.base(g) > 0 && at < b {
-			at = b
-		}
-	}
-	return at
-}
-
-// place finds the blocks of the directories and the journal, behind the metadata
-// of the first flex group, and checks that every flex group has room for its own.
-func (l *ext4Layout) place() error {
-	var m flexMeta
-	for f := uint64(0); f<<l.flexLog < l.groups; f++ {
-		var err error
-		if m, err = l.flex(f); err != nil {
-			return err
-		}
-	}
-	m, _ = l.flex(0)
-	at := m.used[len(m.used)-1].end()
-	var err error
-	if l.root, at, err = l.takeOne(at, 1); err != nil {
-		return err
-	}
-	if l.lost, at, err = l.takeOne(at, lostSize/l.blockSize); err != nil {
-		return err
-	}
-	n := ext4JournalBlocks(l.blocks)
-	journal, end, err := l.take(at, n)
-	if err != nil {
-		return err
-	}
-	l.journal = journal
-	if len(journal) > inlineExtents {
-		l.leaf = end
-		leaf, _, err := l.takeOne(end, 1)
-		if err != nil {
-			return err
-		}
-		l.leaf = leaf.start
-		l.special = append(l.special, leaf)
-	}
-	if uint64(len(journal)) > l.leafExtents() {
-		return errors.New("ext4: the journal is in too many pieces")
-	}
-	l.special = append(append(l.special, l.root, l.lost), journal...)
-	slices.SortFunc(l.special, func(a, b span) int {
-		if a.start < b.start {
-			return -1
-		}
-		return 1
-	})
 	return nil
 }
 
-// leafExtents fit into a block behind its header and before its checksum.
-func (l *ext4Layout) leafExtents() uint64 { return (l.blockSize - 12) / 12 }
-
-// takeOne takes one run of free blocks.
-func (l *ext4Layout) takeOne(at, n uint64) (span, uint64, error) {
-	for {
-		s, end, err := l.take(at, n)
-		if err != nil || len(s) == 1 {
-			return slices.Concat(s, []span{{}})[0], end, err
-		}
-		at = s[len(s)-1].start
-	}
-}
-
-// take collects n free blocks from at on, in runs of at most extentLen.
-func (l *ext4Layout) take(at, n uint64) (runs []span, end uint64, err error) {
-	for g := l.groupOf(at); g < l.groups && n > 0; g++ {
-		m, err := l.flex(g >> l.flexLog)
-		if err != nil {
-			return nil, 0, err
-		}
+// takeMeta takes the next n blocks that meet no superblock or descriptor copy.
+func (l *ext4Layout) takeMeta(m *flexMeta, at *uint64, n uint64) (start uint64) {
+	for g := l.groupOf(*at); g < l.groups; g++ {
 		group := l.groupSpan(g)
-		at = max(at, group.start+l.base(g))
-		used := append(slices.Clone(m.used), span{group.end(), 1})
-		for _, u := range used {
-			if u.end() <= at {
-				continue
-			}
-			free := span{at, group.end() - at}.clip(at, u.start)
-			for free.count > 0 && n > 0 {
-				run := span{free.start, min(free.count, n, extentLen)}
-				runs = appendRun(runs, run)
-				free = span{run.end(), free.count - run.count}
-				n -= run.count
-				end = run.end()
-			}
-			at = max(at, min(u.end(), group.end()))
+		if group.start >= *at+n {
+			break
+		}
+		if base := l.base(g); base > 0 {
+			*at = max(*at, group.start+base)
 		}
 	}
-	if n > 0 {
-		return nil, 0, errors.New("ext4: no room for the journal")
-	}
-	return runs, end, nil
+	start = *at
+	*at += n
+	m.used = appendRun(m.used, span{start, n}, l.blocks)
+	return start
 }
 
-// appendRun joins a run with the last one when they touch and an extent can hold
-// both.
-func appendRun(runs []span, run span) []span {
-	if k := len(runs) - 1; k >= 0 && runs[k].end() == run.start && runs[k].count+run.count <= extentLen {
+// appendRun joins a run with the last one when they touch and have at most limit
+// blocks together.
+func appendRun(runs []span, run span, limit uint64) []span {
+	if k := len(runs) - 1; k >= 0 && runs[k].end() == run.start && runs[k].count+run.count <= limit {
 		runs[k].count += run.count
 		return runs
 	}
 	return append(runs, run)
 }
 
-// groupUsed appends the runs of used blocks of a group: first its superblock and
-// descriptors, then metadata of its flex group, directories and journal.
-func (l *ext4Layout) groupUsed(g uint64, m flexMeta, runs []span) []span {
+// place finds the blocks of the directories and the journal, behind the metadata
+// of the first flex group, and checks that the last one has room for its own: no
+// other has less.
+func (l *ext4Layout) place() (err error) {
+	var m flexMeta
+	if err := l.flex((l.groups-1)>>ext4FlexLog, &m); err != nil {
+		return err
+	}
+	at := l.first
+	if l.root, err = l.takeOne(&at, 1); err != nil {
+		return err
+	}
+	if l.lost, err = l.takeOne(&at, lostSize/l.blockSize); err != nil {
+		return err
+	}
+	for n := ext4JournalBlocks(l.blocks); n > 0; {
+		run, err := l.nextFree(at)
+		if err != nil {
+			return err
+		}
+		run.count = min(run.count, n, extentLen)
+		l.journal = appendRun(l.journal, run, extentLen)
+		n -= run.count
+		at = run.end()
+	}
+	l.special = append([]span{l.root, l.lost}, l.journal...)
+	if len(l.journal) > inlineExtents {
+		if l.leaf, err = l.takeOne(&at, 1); err != nil {
+			return err
+		}
+		l.special = append(l.special, l.leaf)
+	}
+	if uint64(len(l.journal)) > l.leafExtents() {
+		return errors.New("ext4: the journal is in too many pieces")
+	}
+	return nil
+}
+
+// leafExtents fit into a block behind its header and before its checksum.
+func (l *ext4Layout) leafExtents() uint64 { return (l.blockSize - 12 - 4) / 12 }
+
+// takeOne takes n free blocks in one run.
+func (l *ext4Layout) takeOne(at *uint64, n uint64) (span, error) {
+	for {
+		run, err := l.nextFree(*at)
+		if err != nil {
+			return run, err
+		}
+		*at = run.start + min(run.count, n)
+		if run.count >= n {
+			return span{run.start, n}, nil
+		}
+	}
+}
+
+// nextFree is the next blocks from at on, of one group, that hold no metadata.
+func (l *ext4Layout) nextFree(at uint64) (span, error) {
+	var m flexMeta
+	for g := l.groupOf(at); g < l.groups; g++ {
+		if err := l.flex(g>>ext4FlexLog, &m); err != nil {
+			return span{}, err
+		}
+		group := l.groupSpan(g)
+		at = max(at, group.start+l.base(g))
+		end := group.end()
+		for _, u := range m.used {
+			switch {
+			case u.start > at:
+				end = min(end, u.start)
+			case u.end() > at:
+				at = u.end()
+			}
+		}
+		if at < end {
+			return span{at, end - at}, nil
+		}
+	}
+	return span{}, errors.New("ext4: no room for the journal")
+}
+
+// groupUsed appends the runs of used blocks of a group: its superblock and
+// descriptors, metadata of its flex group, directories and journal.
+func (l *ext4Layout) groupUsed(g uint64, m *flexMeta, runs []span) []span {
 	group := l.groupSpan(g)
 	if n := l.base(g); n > 0 {
 		runs = append(runs, span{group.start, n})
@@ -332,25 +294,27 @@ func (l *ext4Layout) groupUsed(g uint64, m flexMeta, runs []span) []span {
 
 // superGroups lists the groups that hold a superblock, ascending.
 func (l *ext4Layout) superGroups() []uint64 {
-	list := []uint64{0}
-	if l.groups > 1 {
-		list = append(list, 1)
-	}
+	list := []uint64{0, 1}
 	for _, p := range [...]uint64{3, 5, 7} {
 		for n := p; n < l.groups; n *= p {
 			list = append(list, n)
 		}
 	}
 	slices.Sort(list)
-	return list
+	return list[:min(l.groups, uint64(len(list)))]
+}
+
+// journalBlocks is the length of the journal.
+func (l *ext4Layout) journalBlocks() (n uint64) {
+	for _, s := range l.journal {
+		n += s.count
+	}
+	return n
 }
 
 // overhead is the blocks that can never hold files: everything but directories.
 func (l *ext4Layout) overhead() uint64 {
-	n := l.first + l.groups*(2+l.tableBlocks)
-	for _, s := range l.journal {
-		n += s.count
-	}
+	n := l.first + l.groups*(2+l.tableBlocks) + l.journalBlocks()
 	if !l.metaBG {
 		return n + uint64(len(l.superGroups()))*(1+l.descBlocks)
 	}
@@ -362,9 +326,5 @@ func (l *ext4Layout) overhead() uint64 {
 
 // freeBlocks is what the superblock counts as free.
 func (l *ext4Layout) freeBlocks() uint64 {
-	n := l.blocks - l.overhead() - l.root.count - l.lost.count
-	if l.leaf != 0 {
-		n--
-	}
-	return n
+	return l.blocks - l.overhead() - l.root.count - l.lost.count - l.leaf.count
 }
