@@ -9,7 +9,7 @@ import (
 
 // appendString appends a string of SSH (RFC 4251, 5): its length in four bytes,
 // then its bytes.
-func appendString[T string | []byte](b []byte, s T) []byte {
+func appendString[T ~string | ~[]byte](b []byte, s T) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
 }
 
