@@ -23,10 +23,15 @@ type boot struct {
 	medium  *medium
 	spec    *spec
 	account *account
-	link    *link
+	links   []*link // candidates for the primary interface
+	link    *link   // that interface
 	lease   *lease
-	wire    *wireServer
-	goal    *goalState
+	// What the primary interface leaves to the others.
+	offers     *offers
+	stopOffers context.CancelFunc
+	others     []*lease
+	wire       *wireServer
+	goal       *goalState
 	// specialized is set when this instance is new but has no provisioning
 	// medium, and the disk was provisioned before: a VM made from a specialized
 	// disk. There is nothing to apply; Ready is reported.
@@ -160,35 +165,6 @@ func (b *boot) stepCustomData(context.Context) (string, error) {
 		return "", nil
 	}
 	return b.storeCustomData(b.spec.CustomData, stateDir)
-}
-
-func (b *boot) stepLink(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.NetworkWait)
-	defer cancel()
-	l, err := b.chooseLink(ctx)
-	if err != nil {
-		return "", err
-	}
-	b.link = l
-	return joinTexts(l.Name, l.Driver, l.MAC.String()), nil
-}
-
-func (b *boot) stepLease(ctx context.Context) (string, error) {
-	netCtx, cancel := context.WithTimeout(ctx, b.cfg.NetworkWait)
-	defer cancel()
-	le, err := b.acquire(netCtx, b.link, b.knownHostName())
-	if err != nil {
-		return "", err
-	}
-	if err := b.applyLease(le); err != nil {
-		return "", err
-	}
-	b.lease = le
-	how := ""
-	if le.Configured {
-		how = ", configured already"
-	}
-	return fmt.Sprintf("%s via %s, wire server %s%s", le.Prefix, b.link.Name, le.wireServer(b.cfg), how), nil
 }
 
 func (b *boot) stepResolv(context.Context) (string, error) {

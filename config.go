@@ -22,6 +22,8 @@ type config struct {
 	Deadline       time.Duration
 	NetworkWait    time.Duration // DHCP deadline
 	HostnameWait   time.Duration // how long the lease waits for the host name
+	Names          string        // stable, imds, keep
+	Interfaces     string        // primary, all
 	WireServer     string        // "" = option 245, else 168.63.129.16
 	Health         string        // xml, json
 	UserGroups     []string
@@ -60,6 +62,8 @@ func (c *config) options() []option {
 		{"deadline", "20m", "how long to try until Ready is acknowledged", setDuration(&c.Deadline)},
 		{"network.wait", "5m", "how long to wait for a link and a DHCP lease", setDuration(&c.NetworkWait)},
 		{"hostname.wait", "1s", "how long DHCP waits for the host name on the medium", setDuration(&c.HostnameWait)},
+		{"names", namesStable, "interface names: eth0 is the primary one, others by their place (stable) or as in IMDS (imds); or keep", setOneOf(&c.Names, namesStable, namesIMDS, namesKeep)},
+		{"interfaces", "primary", "configure the primary interface only, or all", setOneOf(&c.Interfaces, "primary", "all")},
 		{"wireserver", "", "wire server address instead of DHCP option 245 or 168.63.129.16", setText(&c.WireServer)},
 		{"health", "xml", "health endpoint: xml, or json with xml as fallback", setOneOf(&c.Health, "xml", "json")},
 		{"user.groups", "", "more groups of the user, separated by commas", setList(&c.UserGroups)},

@@ -14,35 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lease is what DHCP, or whoever configured the interface before, has given.
-type lease struct {
-	Link       *link
-	Configured bool         // the interface had an address: no DHCP was done
-	Prefix     netip.Prefix // address and prefix length
-	Broadcast  netip.Addr
-	Server     netip.Addr
-	DNS        []netip.Addr
-	Domain     string
-	Search     []string
-	MTU        int // 0: leave as it is
-	Routes     []route
-	Router     netip.Addr // option 3
-	WireServer netip.Addr // option 245
-	HostName   string     // the name that was sent, "" if none
-}
-
-// wireServer is the address to report to: the configured one, else option 245,
-// else the constant.
-func (le *lease) wireServer(cfg *config) string {
-	switch {
-	case cfg.WireServer != "":
-		return cfg.WireServer
-	case le.WireServer.IsValid() && !le.WireServer.IsUnspecified():
-		return le.WireServer.String()
-	}
-	return defaultWireServer
-}
-
 // The resend schedule: doubled from the first to the longest wait, each by a
 // random tenth more or less (RFC 2131, 4.1, with shorter waits: the server is
 // the host).
@@ -62,12 +33,12 @@ func (m *machine) acquire(ctx context.Context, l *link, hostName string) (*lease
 	if err != nil {
 		return nil, err
 	}
-	prefix, err := r.address(l.Index)
+	addresses, err := r.addresses()
 	r.close()
 	if err != nil {
 		return nil, err
 	}
-	if prefix.IsValid() {
+	if prefix := addresses[l.Index]; prefix.IsValid() {
 		return &lease{Link: l, Configured: true, Prefix: prefix}, nil
 	}
 	d, err := openDHCP(l, hostName)
@@ -354,7 +325,8 @@ func (d *dhcpClient) pause(ctx context.Context, t time.Duration) {
 
 func (d *dhcpClient) lease(a *dhcpMessage) *lease {
 	bits, _ := a.prefixLength()
+	life, t1, t2 := a.leaseTimes()
 	return &lease{Link: d.link, Prefix: netip.PrefixFrom(a.Your, bits), Broadcast: a.addr(optBroadcast), Server: a.addr(optServerID),
 		DNS: a.addrs(optDNS), Domain: a.text(optDomain), Search: a.search(), MTU: a.mtu(), Routes: a.routes(), Router: a.addr(optRouter),
-		WireServer: a.addr(optWireServer), HostName: d.hostName}
+		WireServer: a.addr(optWireServer), HostName: d.hostName, Since: time.Now(), Lifetime: life, T1: t1, T2: t2}
 }

@@ -185,6 +185,26 @@ func (d *dhcpMessage) duration(code byte) time.Duration {
 	return 0
 }
 
+// leaseTimes returns how long a lease is good for, when to ask its server for
+// more (T1) and when to ask any (T2); all 0 for ever. Times that are missing or
+// make no sense are RFC 2131's: a half and seven eighths.
+func (d *dhcpMessage) leaseTimes() (life, t1, t2 time.Duration) {
+	if life = d.duration(optLeaseTime); life == 0 {
+		return 0, 0, 0
+	}
+	life = max(life, shortestLease)
+	if t2 = d.duration(optT2); t2 <= 0 || t2 >= life {
+		t2 = life / 8 * 7
+	}
+	if t1 = d.duration(optT1); t1 <= 0 || t1 >= t2 {
+		t1 = min(life/2, t2)
+	}
+	return life, t1, t2
+}
+
+// shortestLease keeps a server from making us ask without pause.
+const shortestLease = 10 * time.Second
+
 // text returns an option as a host or domain name, "" when it is none.
 func (d *dhcpMessage) text(code byte) string {
 	s := strings.TrimRight(string(d.Options[code]), "\x00")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -21,11 +22,10 @@ const (
 	driverNetvsc        = "hv_netvsc"
 )
 
-// chooseLink picks the interface to configure, brings it up and waits for
-// carrier: the configured one; else the synthetic one of Hyper-V; else the first
-// Ethernet interface with carrier. It waits by link events for an interface to
-// appear until ctx is done.
-func (m *machine) chooseLink(ctx context.Context) (*link, error) {
+// findLinks returns the interfaces that may be the VM's, in their stable order,
+// and brings them up; one alone gets its name before that. It waits by link
+// events for the first to appear, and for one with carrier, until ctx is done.
+func (m *machine) findLinks(ctx context.Context) ([]*link, error) {
 	r, err := openRTNL()
 	if err != nil {
 		return nil, err
@@ -33,43 +33,28 @@ func (m *machine) chooseLink(ctx context.Context) (*link, error) {
 	defer r.close()
 	w := &linkWatch{}
 	defer w.close()
-	var raised []*link // what was down before
+	var list []*link
 	var since time.Time
 	for {
-		all, err := r.links()
-		if err != nil {
+		var all []*link
+		if all, list, err = m.look(r, list); err != nil {
 			return nil, err
 		}
-		list := m.candidates(all)
-		for _, l := range list {
-			if !l.up() {
-				if err := r.setUp(l, true); err != nil {
-					m.log.note("link", err.Error())
-					continue
-				}
-				raised = append(raised, l)
-			}
-		}
-		if len(raised) > 0 && len(list) > 0 && !slices.ContainsFunc(list, (*link).carrier) {
-			if all, err = r.links(); err != nil {
+		m.nameBeforeUp(r, all, list)
+		if m.raise(r, list) && !slices.ContainsFunc(list, (*link).carrier) {
+			if all, list, err = m.look(r, list); err != nil {
 				return nil, err
 			}
-			list = m.candidates(all)
 		}
 		if len(list) > 0 && since.IsZero() {
 			since = time.Now()
 		}
-		patience := carrierPatience
-		if len(list) > 1 {
-			patience = carrierPatienceMany
-		}
-		if l := pickLink(list, !since.IsZero() && time.Since(since) >= patience); l != nil {
-			m.lowerOthers(r, raised, l)
-			return l, nil
+		if slices.ContainsFunc(list, (*link).carrier) || len(list) > 0 && time.Since(since) >= carrierPatience {
+			return list, nil
 		}
 		wait := linkEventPoll
 		if len(list) > 0 {
-			wait = min(wait, patience-time.Since(since))
+			wait = min(wait, carrierPatience-time.Since(since))
 		}
 		if w.conn == nil {
 			// Open now and look again: what happened before is in the next list.
@@ -84,15 +69,43 @@ func (m *machine) chooseLink(ctx context.Context) (*link, error) {
 	}
 }
 
-// candidates returns the interfaces that may be configured, best first.
+// look lists all interfaces and the candidates among them, and takes over from an
+// older list of those what the kernel does not tell.
+func (m *machine) look(r *rtnl, older []*link) (all, list []*link, err error) {
+	if all, err = r.links(); err != nil {
+		return nil, nil, err
+	}
+	list = m.candidates(all)
+	for _, l := range list {
+		for _, o := range older {
+			l.Raised = l.Raised || o.Raised && o.Index == l.Index
+		}
+	}
+	return all, list, nil
+}
+
+// raise brings up what is down and says whether there was anything.
+func (m *machine) raise(r *rtnl, list []*link) (any bool) {
+	for _, l := range list {
+		if l.up() {
+			continue
+		}
+		if err := r.setUp(l, true); err != nil {
+			m.log.note("link", err.Error())
+			continue
+		}
+		l.Raised, any = true, true
+	}
+	return any
+}
+
+// candidates returns the interfaces that may be configured, in an order that
+// does not change from boot to boot: by the device's place on its bus, which on
+// VMBus is the id of its channel, then by MAC address.
 func (m *machine) candidates(all []*link) []*link {
 	var list []*link
-	var synthetic []mac
 	for _, l := range all {
-		l.Driver = m.driverOf(l.Name)
-		if l.Driver == driverNetvsc {
-			synthetic = append(synthetic, l.MAC)
-		}
+		l.Driver, l.Path = m.driverOf(l.Name), m.pathOf(l.Name)
 	}
 	for _, l := range all {
 		if m.cfg.Interface != "" {
@@ -104,35 +117,36 @@ func (m *machine) candidates(all []*link) []*link {
 		switch {
 		case l.Type != unix.ARPHRD_ETHER, l.Flags&(unix.IFF_LOOPBACK|unix.IFF_SLAVE|unix.IFF_POINTOPOINT) != 0, l.Master != 0:
 		case l.Kind != "" && l.Kind != "veth": // bridges, tunnels, dummies
-		case l.Driver != driverNetvsc && slices.Contains(synthetic, l.MAC): // the virtual function of a synthetic one
+		case isFunction(l, all):
 		default:
 			list = append(list, l)
 		}
 	}
-	if len(synthetic) > 0 && m.cfg.Interface == "" {
-		list = slices.DeleteFunc(list, func(l *link) bool { return l.Driver != driverNetvsc })
+	for _, real := range []func(*link) bool{
+		func(l *link) bool { return l.Driver == driverNetvsc },
+		func(l *link) bool { return l.Kind == "" },
+	} {
+		if slices.ContainsFunc(list, real) {
+			list = slices.DeleteFunc(list, func(l *link) bool { return !real(l) })
+		}
 	}
 	sortFew(list, func(a, b *link) bool {
-		if len(a.Kind) != len(b.Kind) {
-			return len(a.Kind) < len(b.Kind)
+		if a.Path != b.Path {
+			return a.Path < b.Path
+		}
+		if c := bytes.Compare(a.MAC[:], b.MAC[:]); c != 0 {
+			return c < 0
 		}
 		return a.Index < b.Index
 	})
 	return list
 }
 
-// pickLink returns the first candidate with carrier; once patience is over, the
-// first of all.
-func pickLink(list []*link, overdue bool) *link {
-	for _, l := range list {
-		if l.carrier() {
-			return l
-		}
-	}
-	if overdue && len(list) > 0 {
-		return list[0]
-	}
-	return nil
+// isFunction says whether an interface is the virtual function of a synthetic
+// one: it has the same MAC address, and another driver. The kernel makes it that
+// one's slave, though not at once.
+func isFunction(l *link, all []*link) bool {
+	return l.Driver != driverNetvsc && slices.ContainsFunc(all, func(o *link) bool { return o.Driver == driverNetvsc && o.MAC == l.MAC })
 }
 
 // driverOf is the name of the driver behind an interface, "" for virtual ones.
@@ -144,15 +158,17 @@ func (m *machine) driverOf(name string) string {
 	return filepath.Base(target)
 }
 
-// lowerOthers takes down again what was brought up only to look for carrier.
-func (m *machine) lowerOthers(r *rtnl, raised []*link, chosen *link) {
-	for _, l := range raised {
-		if l.Index != chosen.Index {
-			if err := r.setUp(l, false); err != nil {
-				m.log.note("link", err.Error())
-			}
-		}
+// pathOf is the place of an interface's device in sysfs, "" for virtual ones.
+func (m *machine) pathOf(name string) string {
+	target, err := os.Readlink(m.sys("class/net", name))
+	if err != nil {
+		return ""
 	}
+	device, _, found := strings.Cut(target, "/net/")
+	if !found {
+		return ""
+	}
+	return device
 }
 
 func (m *machine) noLink(all []*link, cause error) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,46 +17,43 @@ func TestCandidates(t *testing.T) {
 	}
 	drivers := map[string]string{"hv0": driverNetvsc, "hv1": driverNetvsc, "vf0": "mlx5_core", "vf1": "mana", "alone": "mlx5_core", "virtio": "virtio_net"}
 	kind := func(l *link, kind string) *link { l.Kind = kind; return l }
+	paths := map[string]string{"hv0": "vmbus/b0", "hv1": "vmbus/a0"}
 	for name, c := range map[string]struct {
 		links     []*link
 		configure string
-		want      string // candidates in order; the chosen one has a *, with patience over a +
+		want      string // candidates in order
 	}{
-		"virtual function comes first":  {[]*link{nic("vf0", 2, 1, running), nic("hv0", 3, 1, running)}, "", "hv0*"},
-		"virtual function, no carrier":  {[]*link{nic("vf0", 2, 1, running), nic("hv0", 3, 1, unix.IFF_UP)}, "", "hv0+"},
-		"two synthetic, one linked":     {[]*link{nic("hv0", 2, 1, unix.IFF_UP), nic("hv1", 3, 2, running), nic("vf1", 4, 2, running)}, "", "hv0 hv1*"},
-		"synthetic before others":       {[]*link{nic("virtio", 2, 3, running), nic("hv0", 3, 1, running)}, "", "hv0*"},
-		"a lone function":               {[]*link{nic("alone", 2, 1, running)}, "", "alone*"},
-		"named":                         {[]*link{nic("hv0", 2, 1, running), nic("virtio", 3, 3, 0)}, "virtio", "virtio+"},
+		"virtual function comes first":  {[]*link{nic("vf0", 2, 1, running), nic("hv0", 3, 1, running)}, "", "hv0"},
+		"virtual function, no carrier":  {[]*link{nic("vf0", 2, 1, running), nic("hv0", 3, 1, unix.IFF_UP)}, "", "hv0"},
+		"order of the bus":              {[]*link{nic("hv0", 2, 1, unix.IFF_UP), nic("hv1", 3, 2, running), nic("vf1", 4, 2, running)}, "", "hv1 hv0"},
+		"synthetic alone, others there": {[]*link{nic("virtio", 2, 3, running), nic("hv0", 3, 1, running)}, "", "hv0"},
+		"a lone function":               {[]*link{nic("alone", 2, 1, running)}, "", "alone"},
+		"a lone function beside a pair": {[]*link{nic("alone", 2, 9, running), nic("hv0", 3, 1, running), nic("vf0", 4, 1, running)}, "", "hv0"},
+		"a function that is a slave":    {[]*link{nic("alone", 2, 1, running|unix.IFF_SLAVE)}, "", ""},
+		"named":                         {[]*link{nic("hv0", 2, 1, running), nic("virtio", 3, 3, 0)}, "virtio", "virtio"},
 		"named, missing":                {[]*link{nic("hv0", 2, 1, running)}, "eth9", ""},
 		"loopback, tunnels and bridges": {[]*link{{Name: "lo", Index: 1, Flags: running | unix.IFF_LOOPBACK, Type: unix.ARPHRD_LOOPBACK}, kind(nic("br0", 2, 4, running), "bridge"), kind(nic("dummy0", 3, 5, running), "dummy"), {Name: "wg0", Index: 4, Type: unix.ARPHRD_NONE}}, "", ""},
-		"hardware before veth":          {[]*link{kind(nic("veth0", 2, 6, running), "veth"), nic("virtio", 7, 3, running)}, "", "virtio* veth0"},
-		"order of the kernel":           {[]*link{nic("b", 5, 1, running), nic("a", 9, 2, running), nic("c", 3, 3, 0)}, "", "c b* a"},
+		"hardware alone, veth there":    {[]*link{kind(nic("veth0", 2, 6, running), "veth"), nic("virtio", 7, 3, running)}, "", "virtio"},
+		"order of addresses":            {[]*link{nic("b", 5, 1, running), nic("a", 9, 2, running), nic("c", 3, 3, 0)}, "", "b a c"},
 		"nothing":                       {nil, "", ""},
 	} {
 		m := newTestMachine(t)
 		m.cfg.Interface = c.configure
 		for nic, driver := range drivers {
 			device := filepath.Join(m.sysfs, "class/net", nic, "device")
-			if err := os.MkdirAll(device, 0o755); err != nil {
-				t.Fatal(err)
+			if path := paths[nic]; path != "" {
+				device = filepath.Join(m.sysfs, "devices", path, "net", nic, "device")
+				if err := errors.Join(os.MkdirAll(filepath.Join(m.sysfs, "class/net"), 0o755), os.Symlink("../../devices/"+path+"/net/"+nic, filepath.Join(m.sysfs, "class/net", nic))); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if err := os.Symlink("../../../../bus/drivers/"+driver, device+"/driver"); err != nil {
+			if err := errors.Join(os.MkdirAll(device, 0o755), os.Symlink("../../../../bus/drivers/"+driver, device+"/driver")); err != nil {
 				t.Fatal(err)
 			}
 		}
-		list := m.candidates(c.links)
-		now, later := pickLink(list, false), pickLink(list, true)
 		var got []string
-		for _, l := range list {
-			text := l.Name
-			switch l {
-			case now:
-				text += "*"
-			case later:
-				text += "+"
-			}
-			got = append(got, text)
+		for _, l := range m.candidates(c.links) {
+			got = append(got, l.Name)
 		}
 		if s := strings.Join(got, " "); s != c.want {
 			t.Errorf("%s: %s, want %s", name, s, c.want)

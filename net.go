@@ -16,8 +16,8 @@ import (
 // metadata service.
 var platformAddresses = [...]netip.Addr{netip.AddrFrom4([4]byte{168, 63, 129, 16}), netip.AddrFrom4([4]byte{169, 254, 169, 254})}
 
-// applyLease sets MTU, address and routes. What is there already stays, so that
-// it can be called again.
+// applyLease sets MTU, address and routes, and notes in the lease what it has
+// set. What is there already stays, so that it can be called again.
 func (m *machine) applyLease(le *lease) error {
 	if le.Configured {
 		return nil
@@ -30,27 +30,57 @@ func (m *machine) applyLease(le *lease) error {
 	if le.MTU != 0 && le.MTU != le.Link.MTU {
 		if err := r.setMTU(le.Link, le.MTU); err != nil {
 			m.warn("lease", "%v", err)
+		} else if le.BeforeMTU == 0 {
+			le.BeforeMTU = le.Link.MTU
 		}
 	}
 	broadcast := le.Broadcast
 	if !broadcast.IsValid() && le.Prefix.Bits() < 31 {
 		broadcast = lastAddress(le.Prefix)
 	}
-	if err := r.addAddress(le.Link, le.Prefix, broadcast); err != nil {
+	if err := r.addAddress(le.Link, le.Prefix, broadcast, le.Metric); err != nil {
 		return err
 	}
-	var errs []error
 	for _, rt := range le.allRoutes() {
-		if err := r.addRoute(le.Link, le.Prefix, rt); err != nil {
-			errs = append(errs, err)
+		added, err := r.addRoute(le, rt)
+		if err != nil {
+			// One bad route of many is no reason to give up: what matters is
+			// whether the wire server answers.
+			m.warn("lease", "%v", err)
+		}
+		if added && !slices.Contains(le.Added, rt) {
+			le.Added = append(le.Added, rt)
 		}
 	}
-	// One bad route of many is no reason to give up: what matters is whether the
-	// wire server answers.
-	for _, err := range errs {
-		m.warn("lease", "%v", err)
-	}
 	return nil
+}
+
+// withdraw undoes applyLease, the last first. What was there before stays; the
+// interface goes down again if azprov has brought it up and down says so.
+func (m *machine) withdraw(le *lease, down bool) error {
+	if le.Configured {
+		return nil
+	}
+	r, err := openRTNL()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	var errs []error
+	for i := len(le.Added) - 1; i >= 0; i-- {
+		errs = append(errs, r.removeRoute(le, le.Added[i]))
+	}
+	for _, p := range append(le.More, le.Prefix) {
+		errs = append(errs, r.removeAddress(le.Link, p))
+	}
+	if le.BeforeMTU != 0 {
+		errs = append(errs, r.setMTU(le.Link, le.BeforeMTU))
+	}
+	if down && le.Link.Raised {
+		errs = append(errs, r.setUp(le.Link, false))
+	}
+	le.Added, le.More, le.BeforeMTU = nil, nil, 0
+	return errors.Join(errs...)
 }
 
 // allRoutes returns the lease's routes, those on the link first since gateways
@@ -58,6 +88,9 @@ func (m *machine) applyLease(le *lease) error {
 func (le *lease) allRoutes() []route {
 	list := slices.Clone(le.Routes)
 	for _, a := range platformAddresses {
+		if le.Secondary {
+			break
+		}
 		covered := le.Prefix.Contains(a) || slices.ContainsFunc(list, func(r route) bool { return r.Dst.Contains(a) })
 		if !covered {
 			list = append(list, route{netip.PrefixFrom(a, 32), le.Router})

@@ -20,6 +20,8 @@ type link struct {
 	Master int
 	Kind   string // of a virtual device: "veth", "bridge"; "" for hardware
 	Driver string // from sysfs; may be empty
+	Path   string // of its device in sysfs; may be empty
+	Raised bool   // azprov has brought it up
 }
 
 func (l *link) up() bool      { return l.Flags&unix.IFF_UP != 0 }
@@ -108,50 +110,85 @@ func (r *rtnl) setMTU(l *link, mtu int) error {
 	return nil
 }
 
+// setName renames an interface. Kernels before 6.2 want it to be down for that:
+// then it is taken down for the moment.
+func (r *rtnl) setName(l *link, name string) error {
+	rename := func() error {
+		return r.request(unix.RTM_NEWLINK, 0, appendAttribute(ifinfomsg(l.Index, 0, 0), unix.IFLA_IFNAME, append([]byte(name), 0)))
+	}
+	err := rename()
+	if errors.Is(err, unix.EBUSY) {
+		if err = r.setUp(l, false); err != nil {
+			return err
+		}
+		err = rename()
+		if upErr := r.setUp(l, true); err == nil {
+			err = upErr
+		}
+	}
+	if err != nil {
+		return failure("rename "+l.Name+" to", name, err)
+	}
+	l.Name = name
+	return nil
+}
+
 // ifaddrmsg (include/uapi/linux/if_addr.h):
 //
 //	__u8 ifa_family, ifa_prefixlen, ifa_flags, ifa_scope; __u32 ifa_index;
 const ifaddrmsgSize = 8
 
-func ifaddrmsg(index, bits int) []byte {
+func ifaddrmsg(index, bits int, family byte) []byte {
 	b := make([]byte, ifaddrmsgSize)
-	b[0], b[1] = unix.AF_INET, byte(bits)
+	b[0], b[1] = family, byte(bits)
 	binary.NativeEndian.PutUint32(b[4:], uint32(index))
 	return b
 }
 
-// address returns the first global IPv4 address of an interface; link-local
-// ones don't count.
-func (r *rtnl) address(index int) (netip.Prefix, error) {
-	bodies, err := r.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, ifaddrmsg(0, 0))
+// addresses returns the first global IPv4 address of each interface, by index;
+// link-local ones don't count.
+func (r *rtnl) addresses() (map[int]netip.Prefix, error) {
+	bodies, err := r.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, ifaddrmsg(0, 0, unix.AF_INET))
 	if err != nil {
-		return netip.Prefix{}, failure("list", "network addresses", err)
+		return nil, failure("list", "network addresses", err)
 	}
+	found := map[int]netip.Prefix{}
 	for _, b := range bodies {
-		if len(b) < ifaddrmsgSize || b[0] != unix.AF_INET || b[3] != unix.RT_SCOPE_UNIVERSE || int(binary.NativeEndian.Uint32(b[4:])) != index {
+		if len(b) < ifaddrmsgSize || b[0] != unix.AF_INET || b[3] != unix.RT_SCOPE_UNIVERSE {
 			continue
 		}
-		var found netip.Prefix
+		index := int(binary.NativeEndian.Uint32(b[4:]))
 		_ = attributes(b[ifaddrmsgSize:], func(kind uint16, v []byte) {
-			if kind == unix.IFA_LOCAL && len(v) == 4 && !netip.AddrFrom4([4]byte(v)).IsLinkLocalUnicast() {
-				found = netip.PrefixFrom(netip.AddrFrom4([4]byte(v)), int(b[1]))
+			if kind == unix.IFA_LOCAL && len(v) == 4 && !netip.AddrFrom4([4]byte(v)).IsLinkLocalUnicast() && !found[index].IsValid() {
+				found[index] = netip.PrefixFrom(netip.AddrFrom4([4]byte(v)), int(b[1]))
 			}
 		})
-		if found.IsValid() {
-			return found, nil
-		}
 	}
-	return netip.Prefix{}, nil
+	return found, nil
 }
 
-// addAddress sets an IPv4 address; one that is there already is no error.
-func (r *rtnl) addAddress(l *link, p netip.Prefix, broadcast netip.Addr) error {
-	a := p.Addr().As4()
-	b := appendAttribute(ifaddrmsg(l.Index, p.Bits()), unix.IFA_LOCAL, a[:])
-	b = appendAttribute(b, unix.IFA_ADDRESS, a[:])
+func family(a netip.Addr) byte {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// addressMessage is the body of a request about an address of an interface.
+func addressMessage(index int, p netip.Prefix) []byte {
+	b := appendAttribute(ifaddrmsg(index, p.Bits(), family(p.Addr())), unix.IFA_LOCAL, p.Addr().AsSlice())
+	return appendAttribute(b, unix.IFA_ADDRESS, p.Addr().AsSlice())
+}
+
+// addAddress sets an address; one that is there already is no error. The route
+// to its prefix, which the kernel makes, gets the metric.
+func (r *rtnl) addAddress(l *link, p netip.Prefix, broadcast netip.Addr, metric int) error {
+	b := addressMessage(l.Index, p)
 	if broadcast.Is4() {
-		bc := broadcast.As4()
-		b = appendAttribute(b, unix.IFA_BROADCAST, bc[:])
+		b = appendAttribute(b, unix.IFA_BROADCAST, broadcast.AsSlice())
+	}
+	if metric > 0 {
+		b = appendAttribute32(b, unix.IFA_RT_PRIORITY, uint32(metric))
 	}
 	err := r.request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
@@ -160,37 +197,77 @@ func (r *rtnl) addAddress(l *link, p netip.Prefix, broadcast netip.Addr) error {
 	return nil
 }
 
+// removeAddress undoes addAddress; one that has gone is no error.
+func (r *rtnl) removeAddress(l *link, p netip.Prefix) error {
+	return ignoreGone("remove address of", l.Name, r.request(unix.RTM_DELADDR, 0, addressMessage(l.Index, p)))
+}
+
+// ignoreGone is the failure to remove something, nil when it or its interface
+// was not there.
+func ignoreGone(op, what string, err error) error {
+	if err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return failure(op, what, err)
+}
+
 // rtmsg (include/uapi/linux/rtnetlink.h):
 //
 //	unsigned char rtm_family, rtm_dst_len, rtm_src_len, rtm_tos,
 //	rtm_table, rtm_protocol, rtm_scope, rtm_type; unsigned rtm_flags;
 const rtmsgSize = 12
 
-// addRoute adds a route of DHCP's protocol number. One to the same destination
-// that is there already, of whoever, stays. A gateway outside of the address's
-// prefix is taken to be on the link.
-func (r *rtnl) addRoute(l *link, p netip.Prefix, rt route) error {
+// routeMessage is the body of a request about a route of DHCP's protocol number.
+// A gateway outside of the address's prefix is taken to be on the link.
+func routeMessage(index int, p netip.Prefix, rt route, metric int) []byte {
 	b := make([]byte, rtmsgSize)
 	b[0], b[1], b[4], b[5], b[7] = unix.AF_INET, byte(rt.Dst.Bits()), unix.RT_TABLE_MAIN, unix.RTPROT_DHCP, unix.RTN_UNICAST
 	if rt.Dst.Bits() > 0 {
-		dst := rt.Dst.Addr().As4()
-		b = appendAttribute(b, unix.RTA_DST, dst[:])
+		b = appendAttribute(b, unix.RTA_DST, rt.Dst.Addr().AsSlice())
 	}
 	if rt.Gateway.IsValid() {
-		gw := rt.Gateway.As4()
-		b = appendAttribute(b, unix.RTA_GATEWAY, gw[:])
+		b = appendAttribute(b, unix.RTA_GATEWAY, rt.Gateway.AsSlice())
 		if !p.Contains(rt.Gateway) {
 			binary.NativeEndian.PutUint32(b[8:], unix.RTNH_F_ONLINK)
 		}
 	} else {
 		b[6] = unix.RT_SCOPE_LINK
 	}
-	src := p.Addr().As4()
-	b = appendAttribute(b, unix.RTA_PREFSRC, src[:])
-	b = appendAttribute32(b, unix.RTA_OIF, uint32(l.Index))
-	err := r.request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, b)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return failure("add route", fmt.Sprintf("%s on %s", rt, l.Name), err)
+	b = appendAttribute(b, unix.RTA_PREFSRC, p.Addr().AsSlice())
+	if metric > 0 {
+		b = appendAttribute32(b, unix.RTA_PRIORITY, uint32(metric))
 	}
-	return nil
+	return appendAttribute32(b, unix.RTA_OIF, uint32(index))
+}
+
+// addRoute adds a route and says whether it was not there. One to the same
+// destination with the same metric, of whoever, stays.
+func (r *rtnl) addRoute(le *lease, rt route) (added bool, err error) {
+	err = r.request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, routeMessage(le.Link.Index, le.Prefix, rt, le.Metric))
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return false, failure("add route", fmt.Sprintf("%s on %s", rt, le.Link.Name), err)
+	}
+	return err == nil, nil
+}
+
+// removeRoute undoes addRoute; a route that has gone is no error.
+func (r *rtnl) removeRoute(le *lease, rt route) error {
+	return ignoreGone("remove route", fmt.Sprintf("%s on %s", rt, le.Link.Name), r.request(unix.RTM_DELROUTE, 0, routeMessage(le.Link.Index, le.Prefix, rt, le.Metric)))
+}
+
+// interfaceTo returns the index of the interface that an IPv4 address is reached
+// by, 0 when there is no route.
+func (r *rtnl) interfaceTo(a netip.Addr) (index int) {
+	b := make([]byte, rtmsgSize)
+	b[0], b[1] = unix.AF_INET, 32
+	bodies, err := r.execute(unix.RTM_GETROUTE, unix.NLM_F_ACK, unix.RTM_NEWROUTE, appendAttribute(b, unix.RTA_DST, a.AsSlice()))
+	if err != nil || len(bodies) != 1 || len(bodies[0]) < rtmsgSize {
+		return 0
+	}
+	_ = attributes(bodies[0][rtmsgSize:], func(kind uint16, v []byte) {
+		if kind == unix.RTA_OIF {
+			index = attributeInt(v)
+		}
+	})
+	return index
 }

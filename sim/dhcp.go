@@ -121,6 +121,11 @@ func (p *Platform) answerDHCP(b []byte) []byte {
 		return nil
 	}
 	e.VM = vm.Hostname
+	if vm.Silent {
+		e.Fault = "silent"
+		p.Log.Add(e)
+		return nil
+	}
 	reply := map[byte]byte{1: 2, 3: 5, 8: 5}[kind]
 	if reply == 0 {
 		p.Log.Add(e)

@@ -96,11 +96,6 @@ func (vm *VM) instance() map[string]any {
 			"osProfile": map[string]any{"adminUsername": vm.User, "computerName": vm.Hostname, "disablePasswordAuthentication": fmt.Sprint(*vm.DisablePasswordAuthentication)},
 		},
 		"extended": map[string]any{"compute": map[string]any{"hasCustomData": fmt.Sprint(len(data) > 0), "ppsType": pps}},
-		"network": map[string]any{"interface": []any{map[string]any{
-			"macAddress": strings.ToUpper(strings.ReplaceAll(vm.MAC, ":", "")),
-			"ipv4": map[string]any{"ipAddress": []any{map[string]any{"privateIpAddress": vm.address().Addr().String(), "publicIpAddress": ""}},
-				"subnet": []any{map[string]any{"address": vm.address().Masked().Addr().String(), "prefix": fmt.Sprint(vm.address().Bits())}}},
-			"ipv6": map[string]any{"ipAddress": []any{}},
-		}}},
+		"network":  vm.network(),
 	}
 }

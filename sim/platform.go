@@ -72,19 +72,31 @@ func (p *Platform) register(vm *VM, name string) {
 	p.names[strings.ToLower(name+"."+vm.Domain)] = vm.address().Addr()
 }
 
-// Serve runs all services on an interface until ctx is done: DHCP there, HTTP
-// and DNS on the platform's addresses, which the interface must hold.
-func (p *Platform) Serve(ctx context.Context, device string) error {
-	dhcp, err := p.listenDHCP(device)
-	if err != nil {
-		return err
+// Serve runs all services until ctx is done: DHCP on the interfaces, HTTP and DNS
+// on the platform's addresses, which one of them must hold.
+func (p *Platform) Serve(ctx context.Context, devices ...string) error {
+	var dhcp []*dhcpConn
+	stop := func() {
+		for _, c := range dhcp {
+			c.Close()
+		}
+	}
+	for _, device := range devices {
+		c, err := p.listenDHCP(device)
+		if err != nil {
+			stop()
+			return err
+		}
+		dhcp = append(dhcp, c)
 	}
 	dns, err := net.ListenPacket("udp4", WireServerAddress+":53")
 	if err != nil {
-		dhcp.Close()
+		stop()
 		return err
 	}
-	go p.serveDHCP(dhcp)
+	for _, c := range dhcp {
+		go p.serveDHCP(c)
+	}
 	go p.serveDNS(dns)
 	errs := make(chan error, 2)
 	for service, handler := range map[string]http.HandlerFunc{"wire": p.wire, "imds": p.imds} {
@@ -108,7 +120,7 @@ func (p *Platform) Serve(ctx context.Context, device string) error {
 	case <-ctx.Done():
 	case err = <-errs:
 	}
-	dhcp.Close()
+	stop()
 	dns.Close()
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil

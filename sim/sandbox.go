@@ -187,7 +187,11 @@ func platformStage() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	p := New([]*VM{vm}, NewLog(logFile), faults)
+	all, err := vm.interfaces()
+	if err != nil {
+		return 0, err
+	}
+	p := New(all, NewLog(logFile), faults)
 
 	ready, started, err := os.Pipe()
 	if err != nil {
@@ -207,22 +211,12 @@ func platformStage() (int, error) {
 		return 0, err
 	}
 	pid := strconv.Itoa(guest.Process.Pid)
-	bits := strconv.Itoa(vm.address().Bits())
-	commands := [][]string{
-		{"link", "set", "lo", "up"},
-		{"link", "add", "name", "host0", "type", "veth", "peer", "name", "eth0", "address", vm.MAC, "netns", pid},
-		{"addr", "add", vm.Gateway + "/" + bits, "dev", "host0"},
-		{"addr", "add", WireServerAddress + "/32", "dev", "host0"},
-		{"addr", "add", MetadataAddress + "/32", "dev", "host0"},
-		{"link", "set", "host0", "up"},
+	if err := ip("link", "set", "lo", "up"); err != nil {
+		return stop(err)
 	}
-	if vm.address().Bits() == 32 {
-		commands = append(commands, []string{"route", "add", vm.address().Addr().String(), "dev", "host0"})
-	}
-	for _, c := range commands {
-		if err := ip(c...); err != nil {
-			return stop(err)
-		}
+	devices, err := plug(all, pid)
+	if err != nil {
+		return stop(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -230,7 +224,7 @@ func platformStage() (int, error) {
 	listening := make(chan bool)
 	go func() {
 		close(listening)
-		if err := p.Serve(ctx, "host0"); err != nil {
+		if err := p.Serve(ctx, devices...); err != nil {
 			failed <- err
 		}
 	}()
@@ -291,6 +285,13 @@ func guestStage() (int, error) {
 	}
 	if err := enterRoot(filepath.Join(o.Dir, "root"), vm, o.Binds); err != nil {
 		return 0, err
+	}
+	all, err := vm.interfaces()
+	if err != nil {
+		return 0, err
+	}
+	if err := mirrorNet("/sys", all); err != nil {
+		return 0, fmt.Errorf("show the network: %w", err)
 	}
 	if err := insertMedium(vm, faults, o.Late); err != nil {
 		return 0, err

@@ -51,8 +51,12 @@ type VM struct {
 	LeaseSeconds uint32   `json:"leaseSeconds"` // 0: for ever
 	// RouteOption is the option that carries routes: 121, 249, or 3 for none but
 	// the router.
-	RouteOption int  `json:"routeOption"`
-	NoOption245 bool `json:"noOption245"`
+	RouteOption int    `json:"routeOption"`
+	NoOption245 bool   `json:"noOption245"`
+	IPv6        string `json:"ipv6"` // an address; "" for none
+	Hardware
+	NICs     []NIC `json:"nics"`     // further ones
+	NICOrder []int `json:"nicOrder"` // in which the kernel finds them; 0 is the VM's own
 
 	Incarnation int    `json:"incarnation"`
 	ContainerID string `json:"containerId"`
@@ -134,6 +138,11 @@ func (vm *VM) Defaults(n int) error {
 	set(&vm.Domain, "k3zq1xw2pnuebd4hsoyvtm5gla.gx.internal.cloudapp.net")
 	if vm.RouteOption == 0 {
 		vm.RouteOption = 121
+	}
+	for i := range vm.NICs {
+		if err := vm.NICs[i].defaults(i + 1); err != nil {
+			return fmt.Errorf("nic %d: %w", i+1, err)
+		}
 	}
 	if vm.Incarnation == 0 {
 		vm.Incarnation = 1
