@@ -16,6 +16,7 @@ import (
 const usageText = `usage: azprov [FLAGS]                        provision this VM and report Ready
        azprov plan                           print the steps of a run
        azprov status                         print the last run
+       azprov kernel                         only entropy, timeouts and console
        azprov report ready|failed [TEXT]     only tell Azure
        azprov show media|goalstate|lease FILE
                                              parse a captured payload, print it as JSON
@@ -114,6 +115,10 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 		return a.withMachine(stderr, func(m *machine) int { return provision(m, began) })
 	}
 	command, operands := a.words[0], a.words[1:]
+	if command == "kernel" && len(operands) == 0 {
+		a.keys = append(a.keys, [2]string{"only", kernelSteps})
+		return a.withMachine(stderr, func(m *machine) int { return provision(m, began) })
+	}
 	switch {
 	case command == "help":
 		usage(stdout)
@@ -154,13 +159,21 @@ func (a *arguments) withMachine(stderr io.Writer, f func(*machine) int) int {
 			return complain(stderr, err)
 		}
 	}
-	for _, name := range cfg.Skip {
+	for i, name := range append(slices.Clone(cfg.Skip), cfg.Only...) {
 		if !hasStep(plan(cfg), name) {
-			return complain(stderr, &configError{"skip", name, errors.New("no such step; azprov plan lists them")})
+			key := "skip"
+			if i >= len(cfg.Skip) {
+				key = "only"
+			}
+			return complain(stderr, &configError{key, name, errors.New("no such step; azprov plan lists them")})
 		}
 	}
-	return f(&machine{cfg: cfg, guest: g, sysfs: a.sysfs, procfs: a.procfs, devfs: a.devfs,
-		log: newConsole(a.devfs, a.json), now: time.Now})
+	m := &machine{cfg: cfg, guest: g, sysfs: a.sysfs, procfs: a.procfs, devfs: a.devfs, runfs: "/run",
+		log: newConsole(a.devfs, a.json), now: time.Now}
+	if cfg.Console == "serial" {
+		m.log.also = m.serialVoice()
+	}
+	return f(m)
 }
 
 func hasStep(plan []step, name string) bool {
@@ -201,7 +214,11 @@ func provision(m *machine, began time.Time) int {
 	defer unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.Deadline)
 	defer cancel()
-	results := b.runPlan(ctx, plan(m.cfg), began, func(s step) bool { return s.when >= b.phase })
+	steps := plan(m.cfg)
+	picked := pick(steps, m.cfg.Only)
+	results := b.runPlan(ctx, steps, began, func(s step) bool {
+		return s.when >= b.phase && (len(picked) == 0 || slices.Contains(picked, s.name))
+	})
 	return b.finish(results)
 }
 
@@ -217,6 +234,10 @@ func (b *boot) finish(results []result) int {
 	}
 	took := time.Since(b.run.began)
 	switch {
+	case b.partial() && code == exitFailed:
+		b.log.fail("azprov", "a step failed, of those that were asked for")
+	case b.partial():
+		b.log.step("azprov", "only "+strings.Join(b.cfg.Only, ", "), took)
 	case code == exitFailed:
 		b.log.fail("azprov", "provisioning failed")
 	case code == exitUnacknowledged:
@@ -233,8 +254,10 @@ func (b *boot) finish(results []result) int {
 
 func (b *boot) exitCode() int {
 	switch {
-	case b.run.firstFailure(required) != nil:
+	case b.run.firstFailure(required) != nil, b.partial() && b.run.firstFailure(contact) != nil:
 		return exitFailed
+	case b.partial():
+		return exitOK
 	case b.instance.Progress != acknowledged:
 		return exitUnacknowledged
 	}

@@ -39,11 +39,16 @@ type config struct {
 	CustomDataTime time.Duration
 	KVP            string // pool file directory in the guest; "" = none
 	Modules        []string
+	EntropyCredit  bool   // tell the kernel that it can count on what is mixed in
+	EntropySeed    string // file of the guest; "" = none
+	Console        string // kernel, serial
+	ConsoleLogin   bool
 	Rescue         string        // what PID 1 does when there is nothing to go on with
 	RootWait       time.Duration // how long PID 1 waits for root=
 	InitCommand    string        // what PID 1 starts when there is no root=
 	Force          bool          // run although nothing says that this is Azure
 	Skip           []string
+	Only           []string // "" = all; else these and what they need
 }
 
 // option is one key: its default, the help line, and how its value is set.
@@ -79,11 +84,16 @@ func (c *config) options() []option {
 		{"customdata.timeout", "1h", "how long custom data may run", setDuration(&c.CustomDataTime)},
 		{"kvp", "/var/lib/hyperv", "directory of the Hyper-V KVP pool files; none to write none", setText(&c.KVP)},
 		{"modules", "", "more kernel modules for azprov init to load, separated by commas", setList(&c.Modules)},
+		{"entropy.credit", "no", "let the kernel count on random bytes of the host and on a saved seed", setBool(&c.EntropyCredit)},
+		{"entropy.seed", "", "file that keeps a random seed from boot to boot", setText(&c.EntropySeed)},
+		{"console", "kernel", "where /dev/console leads: as the kernel has it, or serial", setOneOf(&c.Console, "kernel", "serial")},
+		{"console.login", "no", "let the image's init start a login on the serial port", setBool(&c.ConsoleLogin)},
 		{"rescue", "reboot", "what azprov init does without a root file system: shell, reboot, poweroff, halt", setOneOf(&c.Rescue, "shell", "reboot", "poweroff", "halt")},
 		{"root.wait", "1m", "how long azprov init waits for the root file system without rootwait", setDuration(&c.RootWait)},
 		{"init.command", "", "what azprov init starts when there is no root=, split at blanks", setText(&c.InitCommand)},
 		{"force", "no", "run although nothing says that this is an Azure VM", setBool(&c.Force)},
 		{"skip", "", "steps to leave out, separated by commas", setList(&c.Skip)},
+		{"only", "", "run only these steps and what they need, separated by commas", setList(&c.Only)},
 	}
 }
 

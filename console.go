@@ -16,6 +16,7 @@ import (
 type console struct {
 	mu    sync.Mutex
 	w     io.Writer
+	also  io.Writer // the serial port; nil for none
 	json  bool
 	kmsg  bool
 	quiet bool
@@ -73,6 +74,9 @@ func (c *console) line(level, name, text string, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	io.WriteString(c.w, s)
+	if c.also != nil {
+		io.WriteString(c.also, s)
+	}
 }
 
 func milliseconds(d time.Duration) float64 {

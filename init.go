@@ -74,6 +74,7 @@ func (in *initRun) helperOnly(command []string, stderr io.Writer) int {
 	}
 	in.m = newInitMachine(&console{w: stderr})
 	in.out = &consoles{out: []io.Writer{stderr}}
+	in.redirectConsole()
 	in.provision("/")
 	return in.helperStatus(command)
 }
@@ -91,7 +92,7 @@ func (in *initRun) helperStatus(command []string) int {
 // kernel command line. A bad configuration is said, and the defaults are used:
 // provisioning then fails by it, but the machine still starts.
 func newInitMachine(log *console) *machine {
-	m := &machine{cfg: defaultConfig(), sysfs: "/sys", procfs: "/proc", devfs: "/dev", log: log, now: time.Now}
+	m := &machine{cfg: defaultConfig(), sysfs: "/sys", procfs: "/proc", devfs: "/dev", runfs: "/run", log: log, now: time.Now}
 	g, err := openGuest("/")
 	if err == nil {
 		m.guest = g
@@ -122,6 +123,7 @@ func (in *initRun) runPID1(command []string) int {
 		return in.helperStatus(command)
 	}
 	defer in.rescuePanic()
+	in.redirectConsole()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	in.params = parseRootParams(cmdline)
 	if len(command) == 0 && in.params.device == "" {

@@ -103,6 +103,21 @@ func openConsoles(devfs, cmdline string) *consoles {
 	return c
 }
 
+// redirectConsole is the console step for PID 1 itself, which speaks through
+// /dev/console: what runSelf starts need not do it again. In a container it is not
+// done, since the console is the host's.
+func (in *initRun) redirectConsole() {
+	if in.m.cfg.Console != "serial" {
+		return
+	}
+	text, err := in.m.consoleToSerial()
+	if err != nil {
+		in.m.warn("console", "%v", err)
+	} else if text != "" {
+		in.m.log.note("console", text)
+	}
+}
+
 // rawWriter writes to a descriptor without the runtime's poller: a console may
 // vanish, and must not stop PID 1.
 type rawWriter int

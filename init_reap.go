@@ -56,13 +56,13 @@ const selfExe = "/proc/self/exe"
 
 // runSelf runs azprov with other arguments in a process of its own, so that no
 // fault of it can take PID 1 along, and copies what it prints to out. Orphans
-// are reaped meanwhile.
+// are reaped meanwhile. The console is PID 1's own.
 func runSelf(out io.Writer, args ...string) (exitStatus, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return 0, failure("make pipe", "", err)
 	}
-	pid, err := syscall.ForkExec(selfExe, append([]string{"azprov"}, args...), &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(selfExe, append(append([]string{"azprov"}, args...), "-console", "kernel"), &syscall.ProcAttr{
 		Env: os.Environ(), Files: []uintptr{0, uintptr(p[1]), uintptr(p[1])}})
 	unix.Close(p[1])
 	if err != nil {

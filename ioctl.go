@@ -32,3 +32,11 @@ func ioctlUint64(fd int, request uint) (uint64, error) {
 	}
 	return v, nil
 }
+
+// ioctlBytes is an ioctl that takes a structure, laid out by the caller.
+func ioctlBytes(fd int, request uint, b []byte) error {
+	if _, _, no := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(unsafe.Pointer(&b[0]))); no != 0 {
+		return no
+	}
+	return nil
+}

@@ -18,6 +18,7 @@ type machine struct {
 	sysfs  string // /sys
 	procfs string // /proc
 	devfs  string // /dev
+	runfs  string // /run of the machine, also when another root is provisioned
 	log    *console
 	now    func() time.Time
 

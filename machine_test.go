@@ -9,11 +9,11 @@ import (
 )
 
 // newTestMachine returns a machine whose trees are empty folders of the test:
-// root, sys, proc and dev below one temporary directory.
+// root, sys, proc, dev and run below one temporary directory.
 func newTestMachine(t *testing.T) *machine {
 	t.Helper()
 	dir := t.TempDir()
-	for _, d := range []string{"root", "sys", "proc", "dev"} {
+	for _, d := range []string{"root", "sys", "proc", "dev", "run"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -25,7 +25,7 @@ func newTestMachine(t *testing.T) *machine {
 	t.Cleanup(g.close)
 	return &machine{
 		cfg: defaultConfig(), guest: g, log: &console{w: io.Discard}, now: time.Now,
-		sysfs: filepath.Join(dir, "sys"), procfs: filepath.Join(dir, "proc"), devfs: filepath.Join(dir, "dev"),
+		sysfs: filepath.Join(dir, "sys"), procfs: filepath.Join(dir, "proc"), devfs: filepath.Join(dir, "dev"), runfs: filepath.Join(dir, "run"),
 	}
 }
 

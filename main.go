@@ -32,10 +32,16 @@ func plan(cfg *config) []step {
 		weight: bestEffort, when: everyBoot, run: (*boot).stepScript}
 	ready := step{name: "ready", about: "report Ready, or why not, to the wire server and by KVP",
 		needs:  []string{"mark", "media", "user", "hostname", "lease", "goalstate", "ssh", "sshd", "customdata", "records"},
-		wants:  []string{"publish", "resolv"},
+		wants:  []string{"publish", "resolv", "interfaces", "entropy", "timeouts", "console"},
 		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
 
 	steps := []step{
+		{name: "entropy", about: "random bytes of the host, and a saved seed, into the kernel's generator",
+			weight: bestEffort, when: everyBoot, run: (*boot).stepEntropy},
+		{name: "timeouts", about: "SCSI and NVMe timeouts of the host's disks and of the root's",
+			weight: bestEffort, when: everyBoot, run: (*boot).stepTimeouts},
+		{name: "console", about: "/dev/console and a login on the serial port, where that is wanted",
+			weight: bestEffort, when: everyBoot, run: (*boot).stepConsole},
 		{name: "state", about: "look up what was done before, for which instance",
 			weight: required, when: firstBoot, run: (*boot).stepState},
 		{name: "mark", about: "note on disk that this instance is being provisioned",
@@ -49,7 +55,7 @@ func plan(cfg *config) []step {
 			needs:  []string{"state", "media"},
 			weight: required, when: firstBoot, run: (*boot).stepHostname},
 		{name: "user", about: "account, password, groups, sudo",
-			needs:  []string{"state", "media"},
+			needs: []string{"state", "media"}, wants: []string{"entropy"},
 			weight: required, when: firstBoot, run: (*boot).stepUser},
 		{name: "lease", about: "DHCP with the host name in its first packet: primary interface, address, routes, MTU",
 			needs: []string{"link"}, wants: []string{"media"},

@@ -86,6 +86,22 @@ func checkPlan(plan []step) error {
 	return nil
 }
 
+// pick returns the names of steps and of all that they need, directly or not.
+func pick(plan []step, names []string) []string {
+	picked := slices.Clone(names)
+	for i := len(plan) - 1; i >= 0; i-- { // what a step needs stands above it
+		if slices.Contains(picked, plan[i].name) {
+			picked = append(picked, plan[i].needs...)
+		}
+	}
+	return picked
+}
+
+// partial says whether this run was to do less than to report to Azure.
+func (b *boot) partial() bool {
+	return len(b.cfg.Only) > 0 && b.run.result("ready").Outcome == skipped
+}
+
 // running is a plan under way.
 type running struct {
 	began   time.Time

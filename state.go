@@ -136,6 +136,7 @@ func (b *boot) status(results []result, exit int) object {
 		{"progress", string(b.instance.Progress)}, {"exit", exit},
 		{"started", b.started.UTC().Format(time.RFC3339Nano)},
 		{"took_ms", milliseconds(time.Since(b.run.began))},
+		{"kernel", b.kernelRelease()}, {"numa", b.numa()},
 	}
 	if b.readyAfter > 0 {
 		o = append(o, member{"ready_ms", milliseconds(b.readyAfter)})

@@ -69,7 +69,7 @@ func printStatus(stdout, stderr io.Writer, a *arguments) int {
 }
 
 func writeStatus(w io.Writer, o object) {
-	for _, key := range []string{"progress", "exit", "instance", "vm_id", "started", "took_ms", "ready_ms", "custom_data", "version"} {
+	for _, key := range []string{"progress", "exit", "instance", "vm_id", "started", "took_ms", "ready_ms", "custom_data", "version", "kernel", "numa"} {
 		if text := o.text(key); text != "" {
 			fmt.Fprintf(w, "%-12s %s\n", key, oneLine(text, 200))
 		}
