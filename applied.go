@@ -12,9 +12,12 @@ func (b *boot) stepRecords(context.Context) (string, error) {
 	if b.specialized {
 		return "", nil
 	}
-	scrubbed, err := scrubOVF(b.medium.OVF)
-	if err != nil {
-		return "", failure("scrub", "ovf-env.xml", err)
+	scrubbed := b.spec.ovf()
+	if b.medium != nil {
+		var err error
+		if scrubbed, err = scrubOVF(b.medium.OVF); err != nil {
+			return "", failure("scrub", "ovf-env.xml", err)
+		}
 	}
 	for _, dir := range []string{stateDir, waagentDir} {
 		if err := b.guest.mkdir(dir, 0o700, 0, 0); err != nil {
@@ -22,7 +25,7 @@ func (b *boot) stepRecords(context.Context) (string, error) {
 		}
 	}
 	e := b.guest.edit()
-	err = errors.Join(e.put(waagentDir+"/ovf-env.xml", scrubbed, rootFile(0o600)), e.put(stateDir+"/ovf-env.xml", scrubbed, rootFile(0o600)),
+	err := errors.Join(e.put(waagentDir+"/ovf-env.xml", scrubbed, rootFile(0o600)), e.put(stateDir+"/ovf-env.xml", scrubbed, rootFile(0o600)),
 		e.put(waagentDir+"/published_hostname", []byte(b.spec.HostName), rootFile(0o600)))
 	if agent := b.spec.ProvisionGuestAgent; err == nil && agent != nil && !*agent {
 		err = e.put(waagentDir+"/disable_agent", nil, rootFile(0o600))

@@ -20,21 +20,24 @@ type boot struct {
 	stateErr   error // why the instance could not be read
 	readyAfter time.Duration
 
-	medium  *medium
-	spec    *spec
-	account *account
-	links   []*link // candidates for the primary interface
-	link    *link   // that interface
-	lease   *lease
+	medium    *medium
+	mediumErr error              // why there is no medium
+	parts     [sourceCount]*spec // what each source says, by its rank; of the source's step
+	imds      *metadata          // nil when the metadata service has not answered
+	spec      *spec              // all sources merged; of the spec step
+	account   *account
+	links     []*link // candidates for the primary interface
+	link      *link   // that interface
+	lease     *lease
 	// What the primary interface leaves to the others.
 	offers     *offers
 	stopOffers context.CancelFunc
 	others     []*lease
 	wire       *wireServer
 	goal       *goalState
-	// specialized is set when this instance is new but has no provisioning
-	// medium, and the disk was provisioned before: a VM made from a specialized
-	// disk. There is nothing to apply; Ready is reported.
+	// specialized is set when there is nothing to apply in this run, only Ready to
+	// be reported: a VM made from a specialized disk, which has no source and was
+	// provisioned before.
 	specialized bool
 }
 
@@ -82,39 +85,6 @@ func (b *boot) stepMark(context.Context) (string, error) {
 	return "", e.commitLater()
 }
 
-func (b *boot) stepMedia(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.MediaWait+time.Second)
-	defer cancel()
-	wasProvisioned := b.phase == firstBoot && b.previous() && b.cfg.Media == ""
-	med, err := b.findMedium(ctx)
-	if err != nil {
-		if wasProvisioned && errors.Is(err, errNoMedium) {
-			b.specialized = true
-			return "no medium, and the disk is provisioned: a VM from a specialized disk, nothing to apply", nil
-		}
-		return "", err
-	}
-	s, err := parseOVF(med.OVF)
-	if err != nil {
-		return "", failure("parse ovf-env.xml", med.Device, err)
-	}
-	if s.CustomData == nil && len(med.CustomBin) > 0 {
-		s.CustomData = med.CustomBin
-	}
-	for _, note := range s.Notes {
-		b.log.note("media", note)
-	}
-	if s.Preprovisioned != "" {
-		// Its account is the pool's. To apply it would lock the customer out.
-		return "", failure("provision", med.Device, fmt.Errorf("this is a pre-provisioned VM (%s), which this version can't wait for", s.Preprovisioned))
-	}
-	if s.ProvisionProxyAgent && !b.guest.isFile("/usr/sbin/azure-proxy-agent") {
-		b.warn("media", "the VM was created with the guest proxy agent, and /usr/sbin/azure-proxy-agent is not in the image")
-	}
-	b.medium, b.spec = med, s
-	return fmt.Sprintf("%s, %s, %s", med.Device, med.FileSystem, oneLine(med.Label, 40)), nil
-}
-
 // previous says whether the disk was provisioned before, for another instance.
 func (b *boot) previous() bool {
 	return b.instance.Progress == applied || b.instance.Progress == acknowledged
@@ -122,6 +92,10 @@ func (b *boot) previous() bool {
 
 func (b *boot) stepHostname(context.Context) (string, error) {
 	if b.specialized {
+		return "", nil
+	}
+	if b.spec.HostName == "" {
+		b.warn("hostname", "no source names the host: its name stays as it is")
 		return "", nil
 	}
 	return b.applyHostname(b.spec.HostName)
@@ -178,8 +152,11 @@ func (b *boot) stepResolv(context.Context) (string, error) {
 // that an earlier run left; empty while the medium has not been read.
 func (b *boot) knownHostName() string {
 	if b.phase == firstBoot {
-		if b.run.ended("media") {
+		if b.run.ended("spec") {
 			return b.spec.HostName
+		}
+		if b.run.ended("media") && b.parts[fromMedium] != nil {
+			return b.parts[fromMedium].HostName
 		}
 		return ""
 	}

@@ -18,7 +18,7 @@ const usageText = `usage: azprov [FLAGS]                        provision this V
        azprov status                         print the last run
        azprov kernel                         only entropy, timeouts and console
        azprov report ready|failed [TEXT]     only tell Azure
-       azprov show media|goalstate|lease FILE
+       azprov show media|goalstate|lease|imds FILE
                                              parse a captured payload, print it as JSON
        azprov init [-- COMMAND]              be PID 1: load modules, provision, then COMMAND or root=
        azprov version | help
@@ -347,9 +347,9 @@ func showFile(kind, file string) (object, error) {
 	switch kind {
 	case "media":
 		return showMedia(file)
-	case "goalstate", "lease":
+	case "goalstate", "lease", sourceIMDS:
 	default:
-		return nil, &configError{"show", kind, errors.New("none of media, goalstate, lease")}
+		return nil, &configError{"show", kind, errors.New("none of media, goalstate, lease, imds")}
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -362,6 +362,13 @@ func showFile(kind, file string) (object, error) {
 	}
 	if len(data) > maxPayload {
 		return nil, failure("read", file, errors.New("larger than 1 MiB"))
+	}
+	if kind == sourceIMDS {
+		md, err := parseIMDS(data)
+		if err != nil {
+			return nil, failure("parse instance metadata", file, err)
+		}
+		return md.json(), nil
 	}
 	if kind == "goalstate" {
 		gs, err := parseGoalState(data)
@@ -384,7 +391,7 @@ const maxPayload = 1 << 20
 func showMedia(file string) (object, error) {
 	m := &machine{cfg: defaultConfig(), sysfs: "/sys", procfs: "/proc", devfs: "/dev", log: &console{w: io.Discard}, now: time.Now}
 	m.cfg.Media, m.cfg.MediaWait = file, 0
-	med, err := m.findMedium(context.Background())
+	med, err := m.findMedium(context.Background(), nil)
 	if err != nil {
 		return nil, err
 	}

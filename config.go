@@ -25,6 +25,11 @@ type config struct {
 	Names          string        // stable, imds, keep
 	Interfaces     string        // primary, all
 	WireServer     string        // "" = option 245, else 168.63.129.16
+	IMDS           bool          // ask the metadata service
+	IMDSWait       time.Duration // how long Ready waits for it when there is a medium
+	IMDSDeadline   time.Duration // how long it is asked when there is none
+	UserData       bool          // user data stand in for custom data
+	CustomDataMust bool          // custom data that Azure has promised and that are nowhere fail the VM
 	Health         string        // xml, json
 	UserGroups     []string
 	UserShell      string
@@ -70,6 +75,11 @@ func (c *config) options() []option {
 		{"names", namesStable, "interface names: eth0 is the primary one, others by their place (stable) or as in IMDS (imds); or keep", setOneOf(&c.Names, namesStable, namesIMDS, namesKeep)},
 		{"interfaces", "primary", "configure the primary interface only, or all", setOneOf(&c.Interfaces, "primary", "all")},
 		{"wireserver", "", "wire server address instead of DHCP option 245 or 168.63.129.16", setText(&c.WireServer)},
+		{"imds", "yes", "ask the metadata service", setBool(&c.IMDS)},
+		{"imds.wait", "700ms", "how long Ready waits for the metadata service when there is a DVD", setDuration(&c.IMDSWait)},
+		{"imds.deadline", "5m", "how long to ask the metadata service when there is no DVD", setDuration(&c.IMDSDeadline)},
+		{"userdata", "yes", "take user data as custom data where there are none", setBool(&c.UserData)},
+		{"customdata.required", "no", "fail if the custom data that the metadata service announces are not there", setBool(&c.CustomDataMust)},
 		{"health", "xml", "health endpoint: xml, or json with xml as fallback", setOneOf(&c.Health, "xml", "json")},
 		{"user.groups", "", "more groups of the user, separated by commas", setList(&c.UserGroups)},
 		{"user.shell", "", "login shell of a new user instead of the image's default", setText(&c.UserShell)},

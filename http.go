@@ -53,11 +53,17 @@ func (r *httpResponse) get(name string) string {
 // no names, no proxy, no redirects, no compression. One connection is kept
 // alive between requests. It is for one goroutine at a time.
 type httpClient struct {
-	addr netip.AddrPort
-	fd   int // -1 when there is no connection
+	addr                    netip.AddrPort
+	fd                      int // -1 when there is no connection
+	connectLimit, readLimit time.Duration
 }
 
-func newHTTPClient(addr netip.AddrPort) *httpClient { return &httpClient{addr: addr, fd: -1} }
+func newHTTPClient(addr netip.AddrPort) *httpClient {
+	return &httpClient{addr: addr, fd: -1, connectLimit: connectTimeout, readLimit: readTimeout}
+}
+
+// errConnect is a request that did not reach the server.
+var errConnect = errors.New("connect")
 
 func (c *httpClient) close() {
 	if c.fd >= 0 {
@@ -125,7 +131,7 @@ func (c *httpClient) connect(ctx context.Context) error {
 	}
 	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(c.addr.Port()), Addr: c.addr.Addr().As4()})
 	if errors.Is(err, unix.EINPROGRESS) {
-		if err = waitFD(ctx, fd, unix.POLLOUT, connectTimeout); err == nil {
+		if err = waitFD(ctx, fd, unix.POLLOUT, c.connectLimit); err == nil {
 			var code int
 			if code, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && code != 0 {
 				err = unix.Errno(code)
@@ -134,7 +140,7 @@ func (c *httpClient) connect(ctx context.Context) error {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("connect: %w", err)
+		return fmt.Errorf("%w: %w", errConnect, err)
 	}
 	// Requests are one write each: waiting to fill a segment only costs time.
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
@@ -149,7 +155,7 @@ func (c *httpClient) send(ctx context.Context, b []byte) error {
 		case err == nil:
 			b = b[n:]
 		case errors.Is(err, unix.EAGAIN):
-			if err := waitFD(ctx, c.fd, unix.POLLOUT, readTimeout); err != nil {
+			if err := waitFD(ctx, c.fd, unix.POLLOUT, c.readLimit); err != nil {
 				return fmt.Errorf("send: %w", err)
 			}
 		case !errors.Is(err, unix.EINTR):
@@ -168,7 +174,7 @@ func (c *httpClient) receive(ctx context.Context, p []byte) (int, error) {
 			// A server that drips is cut off by the deadline, not by silence.
 			return n, ctx.Err()
 		case errors.Is(err, unix.EAGAIN):
-			if err := waitFD(ctx, c.fd, unix.POLLIN, readTimeout); err != nil {
+			if err := waitFD(ctx, c.fd, unix.POLLIN, c.readLimit); err != nil {
 				return 0, fmt.Errorf("receive: %w", err)
 			}
 		case !errors.Is(err, unix.EINTR):

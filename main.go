@@ -28,11 +28,11 @@ const (
 // plan is the whole boot. A step may only need and want what stands above it.
 func plan(cfg *config) []step {
 	script := step{name: "script", about: "run the custom data, if that is wanted and it is a script",
-		needs: []string{"customdata", "user", "ssh", "sshd", "hostname", "records"}, wants: []string{"lease"},
+		needs: []string{"customdata", "user", "ssh", "sshd", "hostname", "records"}, wants: []string{"lease", "metadata"},
 		weight: bestEffort, when: everyBoot, run: (*boot).stepScript}
 	ready := step{name: "ready", about: "report Ready, or why not, to the wire server and by KVP",
-		needs:  []string{"mark", "media", "user", "hostname", "lease", "goalstate", "ssh", "sshd", "customdata", "records"},
-		wants:  []string{"publish", "resolv", "interfaces", "entropy", "timeouts", "console"},
+		needs:  []string{"mark", "spec", "user", "hostname", "lease", "goalstate", "ssh", "sshd", "customdata", "records"},
+		wants:  []string{"publish", "resolv", "interfaces", "imds", "metadata", "entropy", "timeouts", "console"},
 		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
 
 	steps := []step{
@@ -48,15 +48,9 @@ func plan(cfg *config) []step {
 			needs:  []string{"state"},
 			weight: required, when: firstBoot, run: (*boot).stepMark},
 		{name: "media", about: "find the DVD and read ovf-env.xml",
-			weight: required, when: firstBoot, run: (*boot).stepMedia},
+			weight: required, when: firstBoot, run: readSource(fromMedium)},
 		{name: "link", about: "find the network interfaces and bring them up",
 			weight: contact, when: everyBoot, run: (*boot).stepLink},
-		{name: "hostname", about: "host name: kernel, /etc/hostname, /etc/hosts",
-			needs:  []string{"state", "media"},
-			weight: required, when: firstBoot, run: (*boot).stepHostname},
-		{name: "user", about: "account, password, groups, sudo",
-			needs: []string{"state", "media"}, wants: []string{"entropy"},
-			weight: required, when: firstBoot, run: (*boot).stepUser},
 		{name: "lease", about: "DHCP with the host name in its first packet: primary interface, address, routes, MTU",
 			needs: []string{"link"}, wants: []string{"media"},
 			patience: func(c *config) time.Duration { return c.HostnameWait },
@@ -64,6 +58,19 @@ func plan(cfg *config) []step {
 		{name: "interfaces", about: "name and configure the other network interfaces",
 			needs:  []string{"lease"},
 			weight: bestEffort, when: everyBoot, run: (*boot).stepInterfaces},
+		{name: "imds", about: "ask the metadata service",
+			needs:  []string{"lease"},
+			weight: bestEffort, when: firstBoot, run: readSource(fromIMDS)},
+		{name: "spec", about: "what this VM was created with: the DVD, else the metadata service",
+			needs: []string{"state", "media"}, wants: []string{"imds"},
+			enough: func(b *boot) bool { return b.medium != nil },
+			weight: required, when: firstBoot, run: (*boot).stepSpec},
+		{name: "hostname", about: "host name: kernel, /etc/hostname, /etc/hosts",
+			needs:  []string{"state", "spec"},
+			weight: required, when: firstBoot, run: (*boot).stepHostname},
+		{name: "user", about: "account, password, groups, sudo",
+			needs: []string{"state", "spec"}, wants: []string{"entropy"},
+			weight: required, when: firstBoot, run: (*boot).stepUser},
 		{name: "resolv", about: "name servers of the lease in /etc/resolv.conf",
 			needs:  []string{"lease"},
 			weight: bestEffort, when: everyBoot, run: (*boot).stepResolv},
@@ -77,14 +84,24 @@ func plan(cfg *config) []step {
 			needs:  []string{"user"},
 			weight: required, when: firstBoot, run: (*boot).stepSSH},
 		{name: "sshd", about: "password logins of sshd or dropbear on or off",
-			needs:  []string{"state", "media"},
+			needs:  []string{"state", "spec"},
 			weight: required, when: firstBoot, run: (*boot).stepSSHD},
-		{name: "records", about: "what other software of the image looks for in /var/lib/waagent",
-			needs:  []string{"state", "media"},
-			weight: required, when: firstBoot, run: (*boot).stepRecords},
 		{name: "customdata", about: "store the custom data",
-			needs:  []string{"state", "media"},
+			needs:  []string{"state", "spec"},
 			weight: required, when: firstBoot, run: (*boot).stepCustomData},
+		{name: "metadata", about: "what the metadata service adds to the DVD: keys, user data",
+			needs:  []string{"imds", "ssh", "sshd", "customdata"},
+			weight: bestEffort, when: firstBoot, run: (*boot).stepMetadata},
+		{name: "records", about: "what other software of the image looks for in /var/lib/waagent",
+			needs:  []string{"state", "spec"},
+			weight: required, when: firstBoot, run: (*boot).stepRecords},
+	}
+	if cfg.CustomDataMust {
+		for i := range steps {
+			if steps[i].name == "metadata" {
+				steps[i].weight = required
+			}
+		}
 	}
 	if cfg.CustomDataWhen == "before" {
 		ready.needs = append(ready.needs, script.name)

@@ -43,13 +43,16 @@ const (
 const (
 	mediaFirstPoll = 50 * time.Millisecond
 	mediaLastPoll  = 500 * time.Millisecond
+	// mediaGrace is how long a drive may take to appear when all that it could
+	// hold is known already.
+	mediaGrace = 2 * time.Second
 )
 
 // findMedium reads the configured medium, or looks at every drive that may hold
-// one, again and again for up to media.wait. Of several the first in order
-// whose document is a provisioning document counts. The error says what was
-// seen of each.
-func (m *machine) findMedium(ctx context.Context) (*medium, error) {
+// one, again and again for up to media.wait or until nothing more is expected of
+// one. Of several the first in order whose document is a provisioning document
+// counts. The error says what was seen of each.
+func (m *machine) findMedium(ctx context.Context, enough func() bool) (*medium, error) {
 	began := time.Now()
 	end := began.Add(m.cfg.MediaWait)
 	poll := mediaFirstPoll
@@ -70,7 +73,7 @@ func (m *machine) findMedium(ctx context.Context) (*medium, error) {
 				return nil, failure("read provisioning medium", name, err)
 			}
 		}
-		if !time.Now().Add(poll).Before(end) || ctx.Err() != nil {
+		if !time.Now().Add(poll).Before(end) || ctx.Err() != nil || time.Since(began) >= mediaGrace && enough != nil && enough() {
 			text := "no drive that may hold one" + m.blockNames()
 			if len(seen) > 0 {
 				text = strings.Join(seen, "; ")

@@ -52,7 +52,7 @@ func TestFindMedium(t *testing.T) {
 		os.WriteFile(filepath.Join(m.devfs, "new"), image, 0o600)
 		os.Rename(filepath.Join(m.devfs, "new"), filepath.Join(m.devfs, "sr1"))
 	}()
-	med, err := m.findMedium(context.Background())
+	med, err := m.findMedium(context.Background(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,18 +62,18 @@ func TestFindMedium(t *testing.T) {
 
 	m.cfg.MediaWait = 10 * time.Millisecond
 	os.Remove(filepath.Join(m.devfs, "sr1"))
-	if _, err = m.findMedium(context.Background()); !errors.Is(err, errNoMedium) || !strings.Contains(err.Error(), "sr0: no UDF, ISO 9660 or FAT") {
+	if _, err = m.findMedium(context.Background(), nil); !errors.Is(err, errNoMedium) || !strings.Contains(err.Error(), "sr0: no UDF, ISO 9660 or FAT") {
 		t.Errorf("another disc: %v", err)
 	}
 	os.Remove(filepath.Join(m.devfs, "sr0"))
 	writeTree(t, m.sysfs, map[string]string{"block/dm-0/size": "1\n"})
-	if _, err = m.findMedium(context.Background()); !errors.Is(err, errNoMedium) || !strings.Contains(err.Error(), "no drive that may hold one, block devices: dm-0") {
+	if _, err = m.findMedium(context.Background(), nil); !errors.Is(err, errNoMedium) || !strings.Contains(err.Error(), "no drive that may hold one, block devices: dm-0") {
 		t.Errorf("no disc: %v", err)
 	}
 	m.cfg.MediaWait = time.Hour
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err = m.findMedium(ctx); !errors.Is(err, errNoMedium) {
+	if _, err = m.findMedium(ctx, nil); !errors.Is(err, errNoMedium) {
 		t.Errorf("no time: %v", err)
 	}
 }
@@ -93,7 +93,7 @@ func TestNamedMedium(t *testing.T) {
 	} {
 		m := newTestMachine(t)
 		m.cfg.Media, m.cfg.MediaWait = filepath.Join(dir, name), 0
-		med, err := m.findMedium(context.Background())
+		med, err := m.findMedium(context.Background(), nil)
 		if err != nil {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", name, err, want)
@@ -121,7 +121,7 @@ func TestMediumOnBlockDevice(t *testing.T) {
 	m := newTestMachine(t)
 	m.sysfs, m.procfs = "/sys", "/proc"
 	m.cfg.Media, m.cfg.MediaWait = loopDevice(t, filepath.Join(dir, "dvd.img"), "-r"), 0
-	med, err := m.findMedium(context.Background())
+	med, err := m.findMedium(context.Background(), nil)
 	if err != nil || med.FileSystem != "udf 1.02" || string(med.OVF) != string(document) {
 		t.Fatalf("%+v: %v", med, err)
 	}
@@ -132,7 +132,7 @@ func TestMediumOnBlockDevice(t *testing.T) {
 	// The node is missing: one is made from sysfs, and removed.
 	t.Setenv("TMPDIR", t.TempDir())
 	m.cfg.Media = filepath.Join(m.devfs, filepath.Base(m.cfg.Media))
-	if med, err = m.findMedium(context.Background()); err != nil || string(med.OVF) != string(document) {
+	if med, err = m.findMedium(context.Background(), nil); err != nil || string(med.OVF) != string(document) {
 		t.Errorf("without a node: %v", err)
 	}
 	if left, _ := os.ReadDir(os.TempDir()); len(left) != 0 {
@@ -147,7 +147,7 @@ func TestMediumOnBlockDevice(t *testing.T) {
 		t.Skip("this kernel does not know ext4")
 	}
 	m.cfg.Media = loopDevice(t, ext, "-r")
-	med, err = m.findMedium(context.Background())
+	med, err = m.findMedium(context.Background(), nil)
 	if err != nil || !strings.HasPrefix(med.FileSystem, "ext") || !strings.HasSuffix(med.FileSystem, " (mounted)") || string(med.OVF) != string(document) {
 		t.Errorf("by the kernel: %+v: %v", med, err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -299,8 +300,17 @@ func (p *ovfParser) fingerprint(parent *ovfNode) string {
 	return text
 }
 
-// base64 decodes custom data: white space anywhere, padding or none.
 func (p *ovfParser) base64(n *ovfNode, text []byte) secret {
+	data, err := looseBase64(text)
+	if err != nil {
+		p.fail(n, err.Error())
+	}
+	return data
+}
+
+// looseBase64 decodes custom data: white space anywhere, padding or none. It is
+// nil for no data.
+func looseBase64(text []byte) (secret, error) {
 	packed := make([]byte, 0, len(text))
 	defer func() { clear(packed) }()
 	for _, c := range text {
@@ -313,15 +323,13 @@ func (p *ovfParser) base64(n *ovfNode, text []byte) secret {
 	size, err := base64.RawStdEncoding.Decode(out, packed)
 	switch {
 	case err != nil:
-		p.fail(n, "not base64")
-		return nil
+		return nil, errors.New("not base64")
 	case size > maxCustomData:
-		p.fail(n, "more than 65535 bytes of custom data")
-		return nil
+		return nil, errors.New("more than 65535 bytes of custom data")
 	case size == 0:
-		return nil
+		return nil, nil
 	}
-	return out[:size]
+	return out[:size], nil
 }
 
 func (p *ovfParser) platform(n *ovfNode) {
@@ -337,12 +345,7 @@ func (p *ovfParser) platform(n *ovfNode) {
 	if kind == "" {
 		kind, _ = p.text(n, "PreprovisionedVmType")
 	}
-	switch {
-	case kind == "Savable", kind == "PreprovisionedOSDisk", kind == "Running":
-		p.spec.Preprovisioned = kind
-	case pool != nil && *pool:
-		p.spec.Preprovisioned = "Running"
-	}
+	p.spec.Preprovisioned = poolType(kind, pool != nil && *pool)
 }
 
 // json is the spec as azprov show prints it: all of it but the secrets, of
@@ -363,4 +366,33 @@ func (s *spec) json() object {
 	}
 	return append(o, member{"provision_guest_agent", s.ProvisionGuestAgent}, member{"provision_guest_proxy_agent", s.ProvisionProxyAgent},
 		member{"preprovisioned", s.Preprovisioned}, member{"notes", s.Notes})
+}
+
+// ovf is a document with what the spec says and no secret, for software that
+// looks for one where the VM had no medium.
+func (s *spec) ovf() []byte {
+	var b strings.Builder
+	element := func(name, value string) {
+		if value != "" {
+			b.WriteString("<" + name + ">" + escapeXML(value) + "</" + name + ">")
+		}
+	}
+	b.WriteString(`<?xml version="1.0" encoding="utf-8"?><Environment xmlns="` + nsOVF + `" xmlns:wa="` + nsAzure +
+		`"><wa:ProvisioningSection><wa:Version>1.0</wa:Version><LinuxProvisioningConfigurationSet xmlns="` + nsAzure + `">`)
+	element("ConfigurationSetType", "LinuxProvisioningConfiguration")
+	element("HostName", s.HostName)
+	element("UserName", s.UserName)
+	if allow, known := s.passwordAuth(); known {
+		element("DisableSshPasswordAuthentication", fmt.Sprint(!allow))
+	}
+	b.WriteString("<SSH><PublicKeys>")
+	for _, k := range s.Keys {
+		b.WriteString("<PublicKey>")
+		element("Path", k.Path)
+		element("Value", k.Value)
+		b.WriteString("</PublicKey>")
+	}
+	b.WriteString("</PublicKeys></SSH></LinuxProvisioningConfigurationSet></wa:ProvisioningSection><wa:PlatformSettingsSection><wa:Version>1.0</wa:Version>" +
+		"<wa:PlatformSettings><wa:ProvisionGuestAgent>true</wa:ProvisionGuestAgent></wa:PlatformSettings></wa:PlatformSettingsSection></Environment>")
+	return []byte(b.String())
 }

@@ -41,6 +41,7 @@ type step struct {
 	needs    []string
 	wants    []string
 	patience func(*config) time.Duration // nil: until they end
+	enough   func(*boot) bool            // true: what it wants is not waited for; asked when its needs have ended
 	weight   weight
 	when     occasion
 	// last runs the step although something that it needs has failed: the report.
@@ -202,7 +203,9 @@ func (b *boot) runStep(ctx context.Context, s step, res *result) {
 			res.Text = "needs " + n
 		}
 	}
-	r.awaitWanted(s, b.cfg)
+	if s.enough == nil || !s.enough(b) {
+		r.awaitWanted(s, b.cfg)
+	}
 	res.Start = time.Since(r.began)
 	if res.Err != nil && !s.last {
 		return

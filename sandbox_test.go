@@ -227,7 +227,7 @@ func TestFaults(t *testing.T) {
 		code                int
 		reports, report     string // what the platform took; part of the KVP report
 	}{
-		{"dvd missing", `{"service":"media","action":"missing"}`, " -media.wait 500ms", exitFailed, "NotReady/ProvisioningFailed", "result=error|reason=media: find provisioning medium"},
+		{"dvd missing", `{"service":"media","action":"missing"}`, " -imds no -media.wait 500ms", exitFailed, "NotReady/ProvisioningFailed", "result=error|reason=media: find provisioning medium"},
 		{"dvd late", `{"service":"media","action":"late","seconds":3}`, "", exitOK, "Ready", "result=success"},
 		{"no dhcp answer", `{"service":"dhcp","action":"drop"}`, "", exitUnacknowledged, "", "reason=lease: get a DHCP lease on eth0"},
 		{"dhcp nak", `{"service":"dhcp","match":"REQUEST","count":1,"action":"nak"}`, "", exitOK, "Ready", "result=success"},

@@ -43,6 +43,7 @@ type keyPair struct {
 // spec is what the VM was created with, as far as one source knows it. Empty
 // fields are unknown; a nil pointer is an absent switch.
 type spec struct {
+	Source              string // name of the source: "dvd", "imds"
 	HostName            string
 	UserName            string
 	Password            secret

@@ -90,6 +90,11 @@ func (m *machine) applyKeys(a *account, keys []sshKey) (string, error) {
 			continue
 		}
 		rel, err := keyPath(a, k.Path, standard)
+		if err != nil && k.Source == sourceIMDS {
+			// It is not the guest's own document: a key at the usual place is better than none.
+			m.warn("ssh", "%v", err)
+			rel, err = standard, nil
+		}
 		if err != nil {
 			return "", err
 		}

@@ -78,6 +78,9 @@ func (p *Platform) imds(w http.ResponseWriter, r *http.Request) {
 
 // instance is the VM's metadata document with all that provisioning reads of it.
 func (vm *VM) instance() map[string]any {
+	if v, err := vm.with(vm.IMDS); err == nil {
+		vm = v
+	}
 	keys := []any{}
 	for _, k := range vm.SSHKeys {
 		if k.Value != "" {

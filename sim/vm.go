@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -41,6 +42,9 @@ type VM struct {
 	ProvisionGuestAgent           *bool    `json:"provisionGuestAgent"`
 	PreprovisionedVM              bool     `json:"preprovisionedVm"`
 	PreprovisionedVMType          string   `json:"preprovisionedVmType"`
+
+	// IMDS is what the metadata service says otherwise: members of this description.
+	IMDS json.RawMessage `json:"imds"`
 
 	MAC          string   `json:"mac"`
 	Address      string   `json:"address"` // with prefix length
@@ -152,7 +156,22 @@ func (vm *VM) Defaults(n int) error {
 	if _, err := vm.customData(); err != nil {
 		return fmt.Errorf("customDataBase64: %w", err)
 	}
+	if _, err := vm.with(vm.IMDS); err != nil {
+		return fmt.Errorf("imds: %w", err)
+	}
 	return nil
+}
+
+// with returns the VM with some members changed.
+func (vm *VM) with(members json.RawMessage) (*VM, error) {
+	v := *vm
+	v.SSHKeys, v.KeyPairs, v.DNS = slices.Clone(vm.SSHKeys), slices.Clone(vm.KeyPairs), slices.Clone(vm.DNS)
+	if len(members) == 0 {
+		return &v, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(members))
+	d.DisallowUnknownFields()
+	return &v, d.Decode(&v)
 }
 
 // customData returns the bytes of the VM's custom data.
