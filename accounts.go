@@ -89,6 +89,14 @@ func (f *accountFile) set(i int, fields []string) {
 	}
 }
 
+// dropLine removes the lines of a name.
+func (f *accountFile) dropLine(name string) {
+	for i := f.find(name); i >= 0; i = f.find(name) {
+		f.lines = append(f.lines[:i], f.lines[i+1:]...)
+		f.changed = true
+	}
+}
+
 // add appends a line: before NIS marks, as the C library stops reading there.
 func (f *accountFile) add(fields ...string) {
 	at := len(f.lines)

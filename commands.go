@@ -21,6 +21,8 @@ const usageText = `usage: azprov [FLAGS]                        provision this V
        azprov show media|goalstate|lease|imds FILE
                                              parse a captured payload, print it as JSON
        azprov init [-- COMMAND]              be PID 1: load modules, provision, then COMMAND or root=
+       azprov prepare [-user NAME] [-n]      make an image of a root: remove what is one VM's (and the account),
+                                             set up the boot loader; -n only prints the changes
        azprov version | help
 
 flags: -root DIR      root directory to provision (default /)
@@ -35,7 +37,8 @@ flags: -root DIR      root directory to provision (default /)
 type arguments struct {
 	words                              []string // command and operands
 	root, config, sysfs, procfs, devfs string
-	json                               bool
+	user                               string // of prepare
+	json, dry                          bool
 	keys                               [][2]string // configuration keys given as flags
 }
 
@@ -45,7 +48,7 @@ var errHelp = errors.New("help")
 // as -flag value or -flag=value. "--" ends the flags.
 func parseArguments(args []string) (*arguments, error) {
 	a := &arguments{root: "/", sysfs: "/sys", procfs: "/proc", devfs: "/dev"}
-	values := map[string]*string{"root": &a.root, "config": &a.config, "sysfs": &a.sysfs, "procfs": &a.procfs, "devfs": &a.devfs}
+	values := map[string]*string{"root": &a.root, "config": &a.config, "sysfs": &a.sysfs, "procfs": &a.procfs, "devfs": &a.devfs, "user": &a.user}
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
@@ -70,6 +73,9 @@ func parseArguments(args []string) (*arguments, error) {
 			} else {
 				a.json = true
 			}
+			continue
+		case "n":
+			a.dry = true
 			continue
 		}
 		if !given {
@@ -111,6 +117,9 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 	if err != nil {
 		return complain(stderr, err)
 	}
+	if (a.user != "" || a.dry) && (len(a.words) == 0 || a.words[0] != "prepare") {
+		return complain(stderr, errors.New("-user and -n are flags of azprov prepare"))
+	}
 	if len(a.words) == 0 {
 		return a.withMachine(stderr, func(m *machine) int { return provision(m, began) })
 	}
@@ -132,6 +141,8 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 		return printStatus(stdout, stderr, a)
 	case command == "show" && len(operands) == 2:
 		return show(stdout, stderr, operands[0], operands[1])
+	case command == "prepare" && len(operands) == 0:
+		return a.withMachine(stderr, func(m *machine) int { return prepare(m, a, stdout, os.Stdin) })
 	case command == "report" && (len(operands) == 1 || len(operands) == 2):
 		return a.withMachine(stderr, func(m *machine) int { return reportOnly(m, operands, began, stderr) })
 	}

@@ -52,6 +52,7 @@ type config struct {
 	RootWait       time.Duration // how long PID 1 waits for root=
 	InitCommand    string        // what PID 1 starts when there is no root=
 	Force          bool          // run although nothing says that this is Azure
+	PrepareArgs    []string      // more kernel command line words for azprov prepare
 	Skip           []string
 	Only           []string // "" = all; else these and what they need
 }
@@ -101,7 +102,8 @@ func (c *config) options() []option {
 		{"rescue", "reboot", "what azprov init does without a root file system: shell, reboot, poweroff, halt", setOneOf(&c.Rescue, "shell", "reboot", "poweroff", "halt")},
 		{"root.wait", "1m", "how long azprov init waits for the root file system without rootwait", setDuration(&c.RootWait)},
 		{"init.command", "", "what azprov init starts when there is no root=, split at blanks", setText(&c.InitCommand)},
-		{"force", "no", "run although nothing says that this is an Azure VM", setBool(&c.Force)},
+		{"force", "no", "run although nothing says that this is an Azure VM; prepare the running system", setBool(&c.Force)},
+		{"prepare.args", "", "more words that azprov prepare puts on the kernel command line, such as net.ifnames=0; split at blanks", setWords(&c.PrepareArgs)},
 		{"skip", "", "steps to leave out, separated by commas", setList(&c.Skip)},
 		{"only", "", "run only these steps and what they need, separated by commas", setList(&c.Only)},
 	}
@@ -258,6 +260,18 @@ func setList(p *[]string) func(string) error {
 				*p = append(*p, e)
 			}
 		}
+		return nil
+	}
+}
+
+// setWords takes words of a kernel command line. What a shell or a boot loader
+// would take apart is refused.
+func setWords(p *[]string) func(string) error {
+	return func(s string) error {
+		if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune("\"'`$\\;#&|{}()<>", r) }) {
+			return fmt.Errorf("%q holds what a shell or boot loader would not leave as it is", s)
+		}
+		*p = strings.Fields(s)
 		return nil
 	}
 }

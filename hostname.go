@@ -48,12 +48,8 @@ func (m *machine) applyHostname(name string) (string, error) {
 	if err := e.put("/etc/hostname", []byte(short+"\n"), keepFile(0o644)); err != nil {
 		return "", err
 	}
-	// What OpenRC, SUSE 11 and Red Hat 6 read instead, where it is there.
-	for _, f := range []struct{ path, key, quote string }{
-		{"/etc/conf.d/hostname", "hostname=", `"`}, {"/etc/HOSTNAME", "", ""}, {"/etc/sysconfig/network", "HOSTNAME=", ""}} {
-		if err := m.putHostnameLine(e, f.path, f.key, f.key+f.quote+short+f.quote); err != nil {
-			return "", err
-		}
+	if err := m.putOtherHostnames(e, short); err != nil {
+		return "", err
 	}
 	if m.cfg.Hosts {
 		old, err := m.guest.read("/etc/hosts", 1<<20)
@@ -65,6 +61,18 @@ func (m *machine) applyHostname(name string) (string, error) {
 		}
 	}
 	return name, e.commitLater()
+}
+
+// putOtherHostnames writes what OpenRC, SUSE 11 and Red Hat 6 read instead of
+// /etc/hostname, where it is there.
+func (m *machine) putOtherHostnames(e *edit, short string) error {
+	for _, f := range []struct{ path, key, quote string }{
+		{"/etc/conf.d/hostname", "hostname=", `"`}, {"/etc/HOSTNAME", "", ""}, {"/etc/sysconfig/network", "HOSTNAME=", ""}} {
+		if err := m.putHostnameLine(e, f.path, f.key, f.key+f.quote+short+f.quote); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // putHostnameLine replaces the line that starts with key in a file that exists;

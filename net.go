@@ -109,6 +109,9 @@ func lastAddress(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
+// resolvMark tells azprov prepare whose resolv.conf it is.
+const resolvMark = "Written by azprov from the DHCP lease."
+
 // writeResolvConf writes name servers and search list of a lease. A link, which
 // belongs to a resolver of the image, is left alone.
 func (m *machine) writeResolvConf(le *lease) error {
@@ -124,6 +127,7 @@ func (m *machine) writeResolvConf(le *lease) error {
 		return nil
 	}
 	var b strings.Builder
+	b.WriteString("# " + resolvMark + "\n")
 	search := le.Search
 	if len(search) == 0 && le.Domain != "" {
 		search = []string{le.Domain}

@@ -157,7 +157,7 @@ func TestProvision(t *testing.T) {
 		"etc/hostname": `^edge-fra-07\n$`, "etc/hosts": `(?m)^127\.0\.1\.1\tedge-fra-07$`, "etc/passwd": `(?m)^opsadmin:x:1000:1000::/home/opsadmin:/bin/\w+$`,
 		"etc/shadow": `(?m)^opsadmin:\$6\$[./0-9A-Za-z]{16}\$[./0-9A-Za-z]{86}:\d+:`, "etc/group": `(?m)^sudo:.*opsadmin`, "etc/sudoers.d/azprov": `opsadmin ALL=\(ALL:ALL\) ALL\n`,
 		"home/opsadmin/.ssh/authorized_keys": `^ssh-ed25519 \S+ ops@desk\nsk-ssh-ed25519@openssh.com \S+\n$`, "etc/ssh/sshd_config.d/10-azprov.conf": `PasswordAuthentication yes\n`,
-		"etc/resolv.conf": `^search \S+\nnameserver 168\.63\.129\.16\n$`, "var/lib/azprov/custom-data": `^#!/bin/sh\n`, "var/lib/azprov/instance": `progress=acknowledged\nscript=exit 3\n`,
+		"etc/resolv.conf": `^# Written by azprov .*\nsearch \S+\nnameserver 168\.63\.129\.16\n$`, "var/lib/azprov/custom-data": `^#!/bin/sh\n`, "var/lib/azprov/instance": `progress=acknowledged\nscript=exit 3\n`,
 		"var/lib/waagent/provisioned": `^1A2C6D4F-AB90-DE4C-8F01-23456789ABCD$`, "var/lib/waagent/published_hostname": `^edge-fra-07$`, "var/lib/waagent/ovf-env.xml": `<UserPassword>REDACTED</UserPassword>`,
 		"var/tmp/ran": `^ran as 0\n$`, "var/tmp/dns": `^10\.1\.0\.4\s`,
 	} {

@@ -44,7 +44,8 @@ func (a *accountFiles) list() []*accountFile {
 	return []*accountFile{a.group, a.gshadow, a.passwd, a.shadow, a.subuid, a.subgid}
 }
 
-func loadAccountFiles(g *guest) (*accountFiles, error) {
+// loadAccountFiles reads the account files, or with the suffix "-" their backups.
+func loadAccountFiles(g *guest, suffix string) (*accountFiles, error) {
 	a := &accountFiles{}
 	for _, f := range []struct {
 		p    **accountFile
@@ -53,7 +54,7 @@ func loadAccountFiles(g *guest) (*accountFiles, error) {
 	}{{&a.group, "/etc/group", 0o644}, {&a.gshadow, "/etc/gshadow", 0o600}, {&a.passwd, "/etc/passwd", 0o644},
 		{&a.shadow, "/etc/shadow", 0o600}, {&a.subuid, "/etc/subuid", 0o644}, {&a.subgid, "/etc/subgid", 0o644}} {
 		var err error
-		if *f.p, err = loadAccounts(g, f.name, f.mode); err != nil {
+		if *f.p, err = loadAccounts(g, f.name+suffix, f.mode); err != nil {
 			return nil, err
 		}
 	}
@@ -76,7 +77,7 @@ func (m *machine) applyUser(_ context.Context, s *spec) (*account, string, error
 		return nil, "", err
 	}
 	defer unlock()
-	files, err := loadAccountFiles(m.guest)
+	files, err := loadAccountFiles(m.guest, "")
 	if err != nil {
 		return nil, "", err
 	}

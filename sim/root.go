@@ -178,8 +178,13 @@ func enterRoot(root string, vm *VM, binds []string) error {
 		return fmt.Errorf("bind %s: %w", root, err)
 	}
 	for _, dir := range systemDirs {
+		target := filepath.Join(root, dir)
+		// A root with programs of its own keeps them.
+		if own, err := os.ReadDir(target); err != nil || len(own) > 0 {
+			continue
+		}
 		if info, err := os.Lstat("/" + dir); err == nil && info.IsDir() {
-			if err := bindReadOnly("/"+dir, filepath.Join(root, dir)); err != nil {
+			if err := bindReadOnly("/"+dir, target); err != nil {
 				return err
 			}
 		}
