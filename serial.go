@@ -73,9 +73,6 @@ func (m *machine) consoleToSerial() (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd)
-	if !slices.Contains(active, port) {
-		copyKernelLog(fd)
-	}
 	// The kernel writes through this descriptor, and is to wait for the port.
 	_ = unix.SetNonblock(fd, false)
 	err = unix.IoctlSetInt(fd, unix.TIOCCONS, 0)
@@ -84,6 +81,9 @@ func (m *machine) consoleToSerial() (string, error) {
 	}
 	if err != nil {
 		return "", failure("redirect /dev/console to", m.dev(port), err)
+	}
+	if !slices.Contains(active, port) {
+		copyKernelLog(fd)
 	}
 	return "/dev/console to " + port, nil
 }
@@ -106,14 +106,14 @@ func copyKernelLog(fd int) {
 	deadline := time.Now().Add(kernelLogTime)
 	for rest := buf[:max(n, 0)]; len(rest) > 0 && time.Now().Before(deadline); {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		if _, err := unix.Poll(poll, 100); err != nil && err != unix.EINTR {
+		if n, err := unix.Poll(poll, 100); err == unix.EINTR || err == nil && n == 0 {
+			continue
+		}
+		n, err := unix.Write(fd, rest[:min(len(rest), 256)])
+		if err != nil && err != unix.EINTR {
 			return
 		}
-		if n, err := unix.Write(fd, rest[:min(len(rest), 256)]); err == nil {
-			rest = rest[n:]
-		} else if err != unix.EAGAIN && err != unix.EINTR {
-			return
-		}
+		rest = rest[max(n, 0):]
 	}
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -206,6 +207,12 @@ func prepareMachine(m *Machine, vm *VM, faults *Faults, dir string, resource int
 		if err := os.WriteFile(m.DVD, image, 0o600); err != nil {
 			return err
 		}
+	}
+	random := make([]byte, 64)
+	_, _ = rand.Read(random) // never fails
+	m.OEM0 = filepath.Join(dir, "oem0")
+	if err := os.WriteFile(m.OEM0, random, 0o600); err != nil {
+		return err
 	}
 	if resource > 0 {
 		m.ResourceDisk = filepath.Join(dir, "resource.img")

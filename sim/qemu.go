@@ -26,6 +26,7 @@ type Machine struct {
 	Disk                   string // image of the OS disk (raw), "" for none
 	ResourceDisk           string // image of the resource disk (raw), "" for none
 	DVD                    string // image of the provisioning medium, "" for none
+	OEM0                   string // what the ACPI table OEM0 holds, "" for no such table
 	Generation             int    // 1: BIOS, DVD on ATA; 2: UEFI if Firmware is given, DVD on SCSI
 	Firmware               string // UEFI image for generation 2
 	MemoryMB, CPUs         int
@@ -45,6 +46,10 @@ func (m *Machine) args(accelerator string) []string {
 			firmware = []string{"-bios", m.Firmware}
 		}
 	}
+	console := "console=ttyS0 "
+	if strings.Contains(m.Append, "console=tty") {
+		console = "" // an image whose boot loader has its own idea
+	}
 	cpu := "max"
 	if accelerator == "kvm" {
 		cpu = "host"
@@ -53,10 +58,13 @@ func (m *Machine) args(accelerator string) []string {
 	}
 	a := []string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", machine, "-accel", accelerator, "-cpu", cpu,
 		"-m", strconv.Itoa(max(m.MemoryMB, 32)), "-smp", strconv.Itoa(max(m.CPUs, 1)), "-serial", "stdio",
-		"-kernel", m.Kernel, "-append", "console=ttyS0 panic=-1 " + m.Append,
+		"-kernel", m.Kernel, "-append", console + "panic=-1 " + m.Append,
 		"-smbios", "type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,uuid=" + m.UUID,
 		"-smbios", "type=3,asset=" + chassisTag}
 	a = append(a, firmware...)
+	if m.OEM0 != "" {
+		a = append(a, "-acpitable", "sig=OEM0,rev=1,oem_id=VRTUAL,oem_table_id=MICROSFT,data="+escape(m.OEM0))
+	}
 	if m.Initrd != "" {
 		a = append(a, "-initrd", m.Initrd)
 	}
@@ -64,7 +72,7 @@ func (m *Machine) args(accelerator string) []string {
 		a = append(a, "-device", "virtio-scsi-pci,id=scsi")
 	}
 	disk := func(id, file string, lun int) {
-		a = append(a, "-drive", "if=none,format=raw,id="+id+",file="+escape(file), "-device", fmt.Sprintf("scsi-hd,bus=scsi.0,scsi-id=0,lun=%d,drive=%s", lun, id))
+		a = append(a, "-drive", "if=none,format=raw,id="+id+",file="+escape(file), "-device", fmt.Sprintf("scsi-hd,vendor=Msft,product=Virtual Disk,bus=scsi.0,scsi-id=0,lun=%d,drive=%s", lun, id))
 	}
 	if m.Disk != "" {
 		disk("os", m.Disk, 0)
