@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -35,6 +36,11 @@ type boot struct {
 	others     []*lease
 	wire       *wireServer
 	goal       *goalState
+
+	keys        *hostKeys  // nil if there is nothing to do with host keys
+	hostKeys    []hostKey  // of the step hostkeys; RSA may be missing
+	allHostKeys []hostKey  // of the step rsakey
+	kvp         sync.Mutex // held while a pool file is written
 	// specialized is set when there is nothing to apply in this run, only Ready to
 	// be reported: a VM made from a specialized disk, which has no source and was
 	// provisioned before.
@@ -121,7 +127,12 @@ func (b *boot) stepSSHD(context.Context) (string, error) {
 	if b.specialized {
 		return "", nil
 	}
-	return b.applySSHD(b.spec)
+	before := b.lastReload()
+	text, err := b.applySSHD(b.spec)
+	if b.keys != nil && b.keys.made && b.lastReload() == before {
+		b.reloadSSHD()
+	}
+	return text, err
 }
 
 func joinTexts(texts ...string) string {
@@ -274,10 +285,18 @@ func (b *boot) failureReport(bad *result) *report {
 
 // writeReport puts a report where the host looks for it without a network.
 func (b *boot) writeReport(r *report) {
+	b.writeKVP("ready", kvpReportKey, r.text(kvpMaxValue, func(s string) int { return len(s) }))
+}
+
+// writeKVP sets a key for the host, if that is wanted. A failure is a warning of
+// the step.
+func (b *boot) writeKVP(step, key, value string) {
 	if b.cfg.KVP == "" || b.cfg.KVP == "none" {
 		return
 	}
-	if err := writeKVP(b.guest, b.cfg.KVP, kvpReportKey, r.text(kvpMaxValue, func(s string) int { return len(s) }), bootTime(b.procfs, b.now())); err != nil {
-		b.warn("ready", "%v", err)
+	b.kvp.Lock()
+	defer b.kvp.Unlock()
+	if err := writeKVP(b.guest, b.cfg.KVP, key, value, bootTime(b.procfs, b.now())); err != nil {
+		b.warn(step, "%v", err)
 	}
 }

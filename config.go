@@ -37,6 +37,8 @@ type config struct {
 	UserSystem     bool // a system account may be given the password
 	PasswordRounds int
 	RootLock       bool
+	HostKeys       []string // auto, keep or regenerate; kinds
+	ClientAlive    int      // seconds; 0 = as the image has it
 	Hosts          bool
 	ResolvConf     bool
 	CustomData     string // store, run
@@ -88,6 +90,8 @@ func (c *config) options() []option {
 		{"user.system", "no", "allow the user name to be a system account", setBool(&c.UserSystem)},
 		{"password.rounds", "5000", "rounds of SHA-512-crypt, 1000 to 10000000", setInt(&c.PasswordRounds, 1000, 10000000)},
 		{"root.lock", "no", "lock root's password", setBool(&c.RootLock)},
+		{"hostkeys", "auto", "SSH host keys: auto, keep or regenerate, and which of ed25519, ecdsa, rsa", setHostKeys(&c.HostKeys)},
+		{"sshd.clientalive", "0", "ClientAliveInterval of sshd in seconds; 0 leaves it as it is", setInt(&c.ClientAlive, 0, 86400)},
 		{"hosts", "yes", "keep the host name in /etc/hosts", setBool(&c.Hosts)},
 		{"resolv.conf", "yes", "write /etc/resolv.conf from the lease", setBool(&c.ResolvConf)},
 		{"customdata", "store", "what to do with custom data: store, or run it if it is a script", setOneOf(&c.CustomData, "store", "run")},

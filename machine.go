@@ -24,6 +24,9 @@ type machine struct {
 
 	mu       sync.Mutex
 	warnings []warning
+
+	reload   sync.Mutex
+	reloaded time.Time // when sshd was told to read its configuration again
 }
 
 // warning is something that was left undone without failing its step. It is

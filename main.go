@@ -31,7 +31,7 @@ func plan(cfg *config) []step {
 		needs: []string{"customdata", "user", "ssh", "sshd", "hostname", "records"}, wants: []string{"lease", "metadata"},
 		weight: bestEffort, when: everyBoot, run: (*boot).stepScript}
 	ready := step{name: "ready", about: "report Ready, or why not, to the wire server and by KVP",
-		needs:  []string{"mark", "spec", "user", "hostname", "lease", "goalstate", "ssh", "sshd", "customdata", "records"},
+		needs:  []string{"mark", "spec", "user", "hostname", "lease", "goalstate", "ssh", "hostkeys", "sshd", "customdata", "records"},
 		wants:  []string{"publish", "resolv", "interfaces", "imds", "metadata", "entropy", "timeouts", "console"},
 		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
 
@@ -83,8 +83,11 @@ func plan(cfg *config) []step {
 		{name: "ssh", about: "authorized keys",
 			needs:  []string{"user"},
 			weight: required, when: firstBoot, run: (*boot).stepSSH},
+		{name: "hostkeys", about: "SSH host keys, but for RSA",
+			needs: []string{"state", "spec"}, wants: []string{"entropy"},
+			weight: required, when: everyBoot, run: (*boot).stepHostKeys},
 		{name: "sshd", about: "password logins of sshd or dropbear on or off",
-			needs:  []string{"state", "spec"},
+			needs:  []string{"hostkeys"},
 			weight: required, when: firstBoot, run: (*boot).stepSSHD},
 		{name: "customdata", about: "store the custom data",
 			needs:  []string{"state", "spec"},
@@ -103,12 +106,20 @@ func plan(cfg *config) []step {
 			}
 		}
 	}
+	// RSA takes long, and what the platform does with fingerprints is unknown:
+	// Ready waits for neither.
+	rsakey := step{name: "rsakey", about: "RSA host key; all fingerprints to console and host",
+		needs: []string{"hostkeys"}, wants: []string{"sshd"},
+		weight: bestEffort, when: everyBoot, run: (*boot).stepRSAKey}
+	fingerprint := step{name: "fingerprint", about: "fingerprints of the host keys to the wire server",
+		needs: []string{"ready"}, wants: []string{"rsakey"},
+		weight: bestEffort, when: unacknowledged, run: (*boot).stepFingerprint}
 	if cfg.CustomDataWhen == "before" {
 		ready.needs = append(ready.needs, script.name)
-		return append(steps, script, ready)
+		return append(steps, script, ready, rsakey, fingerprint)
 	}
 	script.needs = append(script.needs, ready.name)
-	return append(steps, ready, script)
+	return append(steps, ready, rsakey, fingerprint, script)
 }
 
 func main() {

@@ -27,6 +27,12 @@ var (
 // generateRSA makes a key of that many bits, a multiple of 128. Its two primes
 // are found at the same time. It takes 10 to 100 ms for 2048 bits.
 func generateRSA(ctx context.Context, size int) (*rsaKey, error) {
+	return generateRSAWith(ctx, size, func() {})
+}
+
+// generateRSAWith is generateRSA with something to do first in the goroutine of
+// each prime.
+func generateRSAWith(ctx context.Context, size int, first func()) (*rsaKey, error) {
 	if size%128 != 0 || size < 8*minRSA || size > 8*maxRSA {
 		return nil, errRSASize
 	}
@@ -34,6 +40,7 @@ func generateRSA(ctx context.Context, size int) (*rsaKey, error) {
 	var pq [2][]uint64
 	for {
 		err := inParallel([]int{0, 1}, func(i int) (err error) {
+			first()
 			pq[i], err = randomPrime(ctx, size/128, primes)
 			return err
 		})

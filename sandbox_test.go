@@ -59,7 +59,10 @@ func newBox(t *testing.T) *guestBox {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &guestBox{t: t, dir: t.TempDir(), bin: bin, vm: map[string]any{
+	dir := t.TempDir()
+	// RSA keys are for the tests of host keys: they take time.
+	writeTree(t, dir, map[string]string{"root/etc/azprov.conf": "hostkeys = ed25519\n"})
+	return &guestBox{t: t, dir: dir, bin: bin, vm: map[string]any{
 		"hostname": "edge-fra-07", "user": "opsadmin", "password": "Tr1cky <pass> & more", "disablePasswordAuthentication": false,
 		"sshKeys":    []any{map[string]any{"value": keyEd25519 + " ops@desk"}, map[string]any{"value": keySK, "path": "$HOME/opsadmin/.ssh/authorized_keys"}},
 		"customData": "#!/bin/sh\necho ran as $(id -u) >> /var/tmp/ran\nexit 3\n"}}
@@ -346,7 +349,7 @@ func TestSSHLogins(t *testing.T) {
 		b.vm["sshKeys"] = []any{map[string]any{"value": string(public)}}
 		b.vm["disablePasswordAuthentication"] = !allow
 		const login = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 opsadmin@127.0.0.1"
-		script := "/opt/azprov || exit 9; ssh-keygen -q -A; mkdir -p /run/sshd; $(command -v sshd) -o UsePAM=no -E /var/log/sshd; cat >/tmp/key; " +
+		script := "/opt/azprov || exit 9; mkdir -p /run/sshd; $(command -v sshd) -o UsePAM=no -E /var/log/sshd; cat >/tmp/key; " +
 			// sshd goes to the background before it listens.
 			"for i in $(seq 200); do grep -q 'listening on 0.0.0.0' /var/log/sshd && break; sleep 0.05; done; " +
 			"chmod 600 /tmp/key; " +

@@ -162,11 +162,11 @@ func (m *machine) authorizedKeysPath(a *account) string {
 	if err != nil || c == nil {
 		return standard
 	}
-	value, _ := cutField(c.value("authorizedkeysfile"))
-	value = strings.Trim(value, `"`)
-	if value == "" || value == "none" {
+	values := m.sshdValues(c, "authorizedkeysfile")
+	if len(values) == 0 || values[0] == "" || values[0] == "none" {
 		return standard
 	}
+	value := values[0]
 	value = strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(value, "%h", a.Home), "%u", a.Name), "%%", "%")
 	if !strings.HasPrefix(value, "/") {
 		value = path.Join(a.Home, value)

@@ -159,6 +159,11 @@ var sshdConfigSamples = map[string]string{
 	"include in quotes":       "Include \"/etc/ssh/sshd_config.d/*.conf\"\nUsePAM no\n",
 	"relative include":        "include sshd_config.d/*.conf\n",
 	"include of another":      "Include /etc/crypto-policies/back-ends/opensshserver.config\nPasswordAuthentication no\n",
+	"carriage returns":        "Include /etc/ssh/sshd_config.d/*.conf\r\nPasswordAuthentication yes\r\nUsePAM no\r\nMatch User git\r\n  X11Forwarding no\r\n",
+	"include at the bottom":   "UsePAM no\nX11Forwarding no\nInclude /etc/ssh/sshd_config.d/*.conf\n",
+	"include below the value": "PasswordAuthentication yes\nUsePAM no\nInclude /etc/ssh/sshd_config.d/*.conf",
+	"both names":              "KbdInteractiveAuthentication yes\nChallengeResponseAuthentication yes\n",
+	"nothing but a match":     "Match all\n  X11Forwarding no\n",
 	"include inside of match": "UsePAM no\nMatch all\nInclude /etc/ssh/sshd_config.d/*.conf\n",
 }
 

@@ -6,6 +6,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -139,55 +140,83 @@ func (c *sshdConfig) mentions(keyword string) bool {
 	return strings.Contains(strings.ToLower(strings.Join(c.lines, "\n")), keyword)
 }
 
-// applySSHD switches password logins of the image's SSH server on or off, as the
-// spec says; without an opinion nothing is touched.
-func (m *machine) applySSHD(s *spec) (string, error) {
-	allow, known := s.passwordAuth()
-	if !known {
-		return "", nil
+// sshdSetting is a keyword with its value.
+type sshdSetting struct{ keyword, value string }
+
+// sshdSettings are what the spec and the configuration want of sshd. Passwords
+// come by two ways, and the second has two names: older than OpenSSH 8.7 only the
+// one with "ChallengeResponse" switches it off, younger ones take both. Where c
+// mentions only one of them, that is the one that its sshd is written for.
+func (m *machine) sshdSettings(s *spec, c *sshdConfig) []sshdSetting {
+	var list []sshdSetting
+	if allow, known := s.passwordAuth(); known {
+		value := yesNo(allow)
+		list = append(list, sshdSetting{"PasswordAuthentication", value})
+		older, younger := c.mentions("challengeresponseauthentication"), c.mentions("kbdinteractiveauthentication")
+		if younger || !older {
+			list = append(list, sshdSetting{"KbdInteractiveAuthentication", value})
+		}
+		if older || !younger {
+			list = append(list, sshdSetting{"ChallengeResponseAuthentication", value})
+		}
 	}
-	value := map[bool]string{true: "yes", false: "no"}[allow]
+	if m.cfg.ClientAlive > 0 {
+		list = append(list, sshdSetting{"ClientAliveInterval", strconv.Itoa(m.cfg.ClientAlive)})
+	}
+	return list
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// applySSHD switches password logins of the image's SSH server on or off, as the
+// spec says, and sets what the configuration wants; without an opinion nothing is
+// touched.
+func (m *machine) applySSHD(s *spec) (text string, err error) {
 	c, err := m.loadSSHD()
 	if err != nil {
 		return "", err
 	}
+	allow, known := s.passwordAuth()
 	if c == nil {
-		if m.hasProgram("dropbear") {
-			return m.applyDropbear(allow)
+		switch {
+		case !known:
+		case m.hasProgram("dropbear"):
+			text, err = m.applyDropbear(allow)
+		default:
+			text = "no sshd in the image"
 		}
-		return "no sshd in the image", nil
+		return text, err
 	}
-	keywords := [...]string{"PasswordAuthentication", "KbdInteractiveAuthentication"}
-	if c.mentions("challengeresponseauthentication") && !c.mentions("kbdinteractiveauthentication") {
-		keywords[1] = "ChallengeResponseAuthentication"
+	settings := m.sshdSettings(s, c)
+	if len(settings) == 0 {
+		return "", nil
 	}
 	e := m.guest.edit()
-	include := c.includes()
-	dropIn := include >= 0
-	for _, k := range keywords {
-		if i := c.find(strings.ToLower(k)); i >= 0 && i < include {
-			dropIn = false
-		}
-	}
-	if dropIn {
-		m.warnEarlier(keywords[:])
+	if include := c.includes(); include >= 0 && !c.sets(settings, include) {
+		m.warnEarlier(settings)
 		if err := m.guest.mkdir(sshdDropInDir, 0o755, 0, 0); err != nil {
 			return "", err
 		}
 		text := "# Written by azprov: as this VM was created.\n"
-		for _, k := range keywords {
-			text += k + " " + value + "\n"
+		for _, k := range settings {
+			text += k.keyword + " " + k.value + "\n"
 		}
 		err = e.put(sshdDropIn, []byte(text), rootFile(0o600))
 	} else {
-		for _, k := range keywords {
-			c.set(k, value)
+		for _, k := range settings {
+			c.set(k.keyword, k.value)
 		}
 		err = e.put(sshdConfigs[0], c.encode(), keepFile(0o600))
 	}
 	if err != nil {
 		return "", err
 	}
+	m.warnMatch(c, settings)
 	changed := e.changes() > 0
 	if err := e.commitLater(); err != nil {
 		return "", err
@@ -195,11 +224,31 @@ func (m *machine) applySSHD(s *spec) (string, error) {
 	if changed {
 		m.reloadSSHD()
 	}
-	return "password logins " + map[bool]string{true: "on", false: "off"}[allow], nil
+	if known {
+		text = "password logins " + onOff(allow)
+	}
+	return text, nil
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+// sets says whether one of the first lines sets one of the keywords.
+func (c *sshdConfig) sets(settings []sshdSetting, lines int) bool {
+	for _, k := range settings {
+		if i := c.find(strings.ToLower(k.keyword)); i >= 0 && i < lines {
+			return true
+		}
+	}
+	return false
 }
 
 // warnEarlier names drop-ins that sshd reads before ours and that set the same.
-func (m *machine) warnEarlier(keywords []string) {
+func (m *machine) warnEarlier(settings []sshdSetting) {
 	for _, name := range m.guest.list(sshdDropInDir) {
 		if name >= path.Base(sshdDropIn) || !strings.HasSuffix(name, ".conf") {
 			continue
@@ -209,15 +258,32 @@ func (m *machine) warnEarlier(keywords []string) {
 			continue
 		}
 		c := parseSSHD(name, data)
-		for _, k := range keywords {
-			if c.find(strings.ToLower(k)) >= 0 {
-				m.warn("ssh", "%s/%s is read first and sets %s", sshdDropInDir, oneLine(name, 80), k)
+		for _, k := range settings {
+			if c.find(strings.ToLower(k.keyword)) >= 0 {
+				m.warn("sshd", "%s/%s is read first and sets %s", sshdDropInDir, oneLine(name, 80), k.keyword)
 			}
 		}
 	}
 }
 
-// reloadSSHD tells a running sshd of this root to read its configuration again.
+// warnMatch names what sections for some connections set otherwise.
+func (m *machine) warnMatch(c *sshdConfig, settings []sshdSetting) {
+	for i, l := range c.lines[c.global():] {
+		keyword, value := sshdLine(l)
+		for _, k := range settings {
+			if keyword == strings.ToLower(k.keyword) && !strings.EqualFold(value, k.value) {
+				m.warn("sshd", "%s:%d sets %s for the connections of its Match section", c.path, c.global()+i+1, k.keyword)
+			}
+		}
+	}
+}
+
+// reloadPause is how long an sshd that was told to reload is left alone: it starts
+// over, and misses a signal until it has.
+const reloadPause = 500 * time.Millisecond
+
+// reloadSSHD tells a running sshd of this root to read its configuration and its
+// host keys again.
 func (m *machine) reloadSSHD() {
 	if m.guest.dir != "/" {
 		return
@@ -230,9 +296,21 @@ func (m *machine) reloadSSHD() {
 	if err != nil || pid <= 1 || sysAttr(m.proc(strconv.Itoa(pid), "comm")) != "sshd" {
 		return
 	}
+	m.reload.Lock()
+	defer m.reload.Unlock()
+	time.Sleep(reloadPause - time.Since(m.reloaded))
 	if err := unix.Kill(pid, unix.SIGHUP); err != nil {
-		m.warn("ssh", "sshd (pid %d) was not told to reload: %v", pid, err)
+		m.warn("sshd", "sshd (pid %d) was not told to reload: %v", pid, err)
+		return
 	}
+	m.reloaded = time.Now()
+}
+
+// lastReload is when sshd was told last; zero if it was not.
+func (m *machine) lastReload() time.Time {
+	m.reload.Lock()
+	defer m.reload.Unlock()
+	return m.reloaded
 }
 
 // dropbearFiles are the options files of dropbear's start scripts, each with the
@@ -271,7 +349,7 @@ func (m *machine) applyDropbear(allow bool) (string, error) {
 	if err := m.guest.write(file.path, editDropbear(old, key, allow), keepFile(0o644)); err != nil {
 		return "", err
 	}
-	return "dropbear password logins " + map[bool]string{true: "on", false: "off"}[allow], nil
+	return "dropbear password logins " + onOff(allow), nil
 }
 
 // editDropbear returns the file with -s in the variable's last assignment, or without.

@@ -144,6 +144,9 @@ func (b *boot) status(results []result, exit int) object {
 	if b.instance.Script != "" {
 		o = append(o, member{"custom_data", b.instance.Script})
 	}
+	if keys := b.knownHostKeys(); len(keys) > 0 {
+		o = append(o, member{"host_keys", hostKeysJSON(keys)})
+	}
 	return append(o, member{"steps", steps}, member{"warnings", warnings})
 }
 

@@ -74,6 +74,11 @@ func writeStatus(w io.Writer, o object) {
 			fmt.Fprintf(w, "%-12s %s\n", key, oneLine(text, 200))
 		}
 	}
+	keys, _ := o.get("host_keys").([]any)
+	for _, v := range keys {
+		k, _ := v.(object)
+		fmt.Fprintf(w, "%-12s %s %s\n", "host_key", oneLine(k.text("type"), 40), oneLine(k.text("sha256"), 80))
+	}
 	fmt.Fprintf(w, "\n%-11s %-8s %9s %9s  %s\n", "step", "outcome", "start ms", "end ms", "text")
 	steps, _ := o.get("steps").([]any)
 	for _, v := range steps {

@@ -24,10 +24,11 @@ type Event struct {
 	Address string    `json:"address,omitempty"` // given or asked for
 	State   string    `json:"state,omitempty"`   // of a health report
 	Sub     string    `json:"substatus,omitempty"`
-	Text    string    `json:"text,omitempty"`   // description of a health report, note
-	Fault   string    `json:"fault,omitempty"`  // what was done to the request
-	CPU     float64   `json:"cpu_ms,omitempty"` // of a sandbox's command, and
-	RSS     int64     `json:"rss_kb,omitempty"` // the most memory it had
+	Text    string    `json:"text,omitempty"`       // description of a health report, note
+	Props   []string  `json:"properties,omitempty"` // role properties as NAME=VALUE
+	Fault   string    `json:"fault,omitempty"`      // what was done to the request
+	CPU     float64   `json:"cpu_ms,omitempty"`     // of a sandbox's command, and
+	RSS     int64     `json:"rss_kb,omitempty"`     // the most memory it had
 }
 
 // Log writes events as JSON lines. It is safe for use by several goroutines.

@@ -37,7 +37,7 @@ func (p *Platform) wire(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, vm.goalState())
 	case q.Get("comp") == "health" && r.Method == "POST" && r.URL.Path == "/machine":
 		p.healthXML(w, r, vm)
-	case q.Get("comp") == "roleProperties" && r.Method == "POST":
+	case q.Get("comp") == "roleProperties" && r.Method == "POST" && r.URL.Path == "/machine":
 		p.roleProperties(w, r, vm)
 	case q.Get("comp") == "telemetrydata" && r.Method == "POST":
 	case q.Get("comp") == "config":
@@ -152,6 +152,7 @@ func (p *Platform) health(w http.ResponseWriter, vm *VM, state, sub, text string
 	w.WriteHeader(status)
 }
 
+// roleProperties takes what an agent tells of its role: names with values.
 func (p *Platform) roleProperties(w http.ResponseWriter, r *http.Request, vm *VM) {
 	var doc struct {
 		XMLName     xml.Name `xml:"RoleProperties"`
@@ -166,14 +167,20 @@ func (p *Platform) roleProperties(w http.ResponseWriter, r *http.Request, vm *VM
 	if err == nil {
 		err = xml.Unmarshal(body, &doc)
 	}
+	var list []string
+	sound := strings.HasPrefix(r.Header.Get("Content-Type"), "text/xml") && len(doc.Properties) > 0
+	for _, d := range doc.Properties {
+		list = append(list, d.Name+"="+d.Value)
+		sound = sound && d.Name != "" && d.Value != ""
+	}
 	switch {
-	case err != nil || len(doc.Properties) == 0:
+	case err != nil || !sound:
 		http.Error(w, "not role properties", http.StatusBadRequest)
 	case doc.ContainerID != vm.ContainerID || doc.InstanceID != vm.InstanceID:
 		http.Error(w, "ResourceGone", http.StatusGone)
 	default:
 		if a, is := w.(*answer); is {
-			a.event.Name, a.event.Text = doc.Properties[0].Name, doc.Properties[0].Value
+			a.event.Props = list
 		}
 		w.WriteHeader(http.StatusAccepted)
 	}
