@@ -20,6 +20,7 @@ const usageText = `usage: azprov [FLAGS]                        provision this V
        azprov report ready|failed [TEXT]     only tell Azure
        azprov show media|goalstate|lease|imds FILE
                                              parse a captured payload, print it as JSON
+       azprov disk [-n]                      set the resource disk up; -n only says what would be done
        azprov init [-- COMMAND]              be PID 1: load modules, provision, then COMMAND or root=
        azprov prepare [-user NAME] [-n]      make an image of a root: remove what is one VM's (and the account),
                                              set up the boot loader; -n only prints the changes
@@ -63,6 +64,9 @@ func parseArguments(args []string) (*arguments, error) {
 		switch name {
 		case "h", "help":
 			return nil, errHelp
+		case "n":
+			a.dry = true
+			continue
 		case "json":
 			if given {
 				v, err := parseBool(value)
@@ -73,9 +77,6 @@ func parseArguments(args []string) (*arguments, error) {
 			} else {
 				a.json = true
 			}
-			continue
-		case "n":
-			a.dry = true
 			continue
 		}
 		if !given {
@@ -117,8 +118,8 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 	if err != nil {
 		return complain(stderr, err)
 	}
-	if (a.user != "" || a.dry) && (len(a.words) == 0 || a.words[0] != "prepare") {
-		return complain(stderr, errors.New("-user and -n are flags of azprov prepare"))
+	if command := strings.Join(a.words, " "); a.user != "" && command != "prepare" || a.dry && command != "prepare" && command != "disk" {
+		return complain(stderr, errors.New("-user is a flag of azprov prepare, -n of prepare and disk"))
 	}
 	if len(a.words) == 0 {
 		return a.withMachine(stderr, func(m *machine) int { return provision(m, began) })
@@ -143,6 +144,8 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 		return show(stdout, stderr, operands[0], operands[1])
 	case command == "prepare" && len(operands) == 0:
 		return a.withMachine(stderr, func(m *machine) int { return prepare(m, a, stdout, os.Stdin) })
+	case command == "disk" && len(operands) == 0:
+		return a.withMachine(stderr, func(m *machine) int { return diskCommand(m, a.dry, stdout) })
 	case command == "report" && (len(operands) == 1 || len(operands) == 2):
 		return a.withMachine(stderr, func(m *machine) int { return reportOnly(m, operands, began, stderr) })
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +46,15 @@ type config struct {
 	CustomDataWhen string // after, before
 	CustomDataTime time.Duration
 	KVP            string // pool file directory in the guest; "" = none
+	ResourceDisk   string // auto, none or a device
+	ResourceMount  string
+	ResourceFS     string // ext4, none
+	ResourceOpts   string // of the mount
+	ResourceNVMe   string // first, none
+	ResourceRedo   string // damaged, none
+	ResourceNeeded bool
+	ResourceFstab  bool
+	Swap           int64 // bytes
 	Modules        []string
 	EntropyCredit  bool   // tell the kernel that it can count on what is mixed in
 	EntropySeed    string // file of the guest; "" = none
@@ -98,6 +108,15 @@ func (c *config) options() []option {
 		{"customdata.when", "after", "run custom data before or after Ready", setOneOf(&c.CustomDataWhen, "after", "before")},
 		{"customdata.timeout", "1h", "how long custom data may run", setDuration(&c.CustomDataTime)},
 		{"kvp", "/var/lib/hyperv", "directory of the Hyper-V KVP pool files; none to write none", setText(&c.KVP)},
+		{"resourcedisk", "auto", "temporary disk: auto, none, or a device to use", setDisk(&c.ResourceDisk)},
+		{"resourcedisk.mount", "/mnt/resource", "where it is mounted", setMountPoint(&c.ResourceMount)},
+		{"resourcedisk.fs", "ext4", "what an empty one is formatted with: ext4, or none to format nothing", setOneOf(&c.ResourceFS, "ext4", "none")},
+		{"resourcedisk.options", "", "mount options, separated by commas", setText(&c.ResourceOpts)},
+		{"resourcedisk.nvme", "first", "local NVMe disks: use the first where there is no other, or none", setOneOf(&c.ResourceNVMe, "first", "none")},
+		{"resourcedisk.reformat", "none", "damaged: format anew what azprov formatted and can't mount", setOneOf(&c.ResourceRedo, "none", "damaged")},
+		{"resourcedisk.required", "no", "provisioning fails without it", setBool(&c.ResourceNeeded)},
+		{"resourcedisk.fstab", "no", "keep a line for it in /etc/fstab", setBool(&c.ResourceFstab)},
+		{"swap", "0", "size of a swap file on it, with K, M, G or T", setSize(&c.Swap)},
 		{"modules", "", "more kernel modules for azprov init to load, separated by commas", setList(&c.Modules)},
 		{"entropy.credit", "no", "let the kernel count on random bytes of the host and on a saved seed", setBool(&c.EntropyCredit)},
 		{"entropy.seed", "", "file that keeps a random seed from boot to boot", setText(&c.EntropySeed)},
@@ -329,6 +348,44 @@ func setDuration(p *time.Duration) func(string) error {
 			return fmt.Errorf("%q is no duration such as 500ms, 30s or 20m", s)
 		}
 		*p = d
+		return nil
+	}
+}
+
+// setDisk takes auto, none and paths below /dev.
+func setDisk(p *string) func(string) error {
+	return func(s string) error {
+		if s != "auto" && s != "none" && (!strings.HasPrefix(s, "/dev/") || path.Clean(s) != s) {
+			return fmt.Errorf("%q is neither auto, none nor a path below /dev", s)
+		}
+		*p = s
+		return nil
+	}
+}
+
+func setMountPoint(p *string) func(string) error {
+	return func(s string) error {
+		if len(s) < 2 || s[0] != '/' || path.Clean(s) != s || strings.ContainsAny(s, " \t\n\\") {
+			return fmt.Errorf("%q is no directory to mount on", s)
+		}
+		*p = s
+		return nil
+	}
+}
+
+// setSize takes bytes, or with K, M, G or T powers of 1024.
+func setSize(p *int64) func(string) error {
+	return func(s string) error {
+		digits := strings.TrimRight(s, "KMGT")
+		shift := 0
+		if len(s) == len(digits)+1 {
+			shift = 10 * (1 + strings.IndexByte("KMGT", s[len(s)-1]))
+		}
+		n, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || n < 0 || n > 1<<50>>shift || len(s) > len(digits)+1 {
+			return fmt.Errorf("%q is no size such as 512M or 2G", s)
+		}
+		*p = n << shift
 		return nil
 	}
 }

@@ -35,6 +35,14 @@ func plan(cfg *config) []step {
 		wants:  []string{"publish", "resolv", "interfaces", "imds", "metadata", "entropy", "timeouts", "console"},
 		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
 
+	disk := step{name: "disk", about: "resource disk: find, judge, format if it holds nothing, mount; swap",
+		weight: bestEffort, when: everyBoot, run: (*boot).stepDisk}
+	ready.wants = append(ready.wants, disk.name) // its outcome is in the report
+	script.wants = append(script.wants, disk.name)
+	if cfg.ResourceNeeded {
+		disk.weight = required
+	}
+
 	steps := []step{
 		{name: "entropy", about: "random bytes of the host, and a saved seed, into the kernel's generator",
 			weight: bestEffort, when: everyBoot, run: (*boot).stepEntropy},
@@ -42,6 +50,7 @@ func plan(cfg *config) []step {
 			weight: bestEffort, when: everyBoot, run: (*boot).stepTimeouts},
 		{name: "console", about: "/dev/console and a login on the serial port, where that is wanted",
 			weight: bestEffort, when: everyBoot, run: (*boot).stepConsole},
+		disk,
 		{name: "state", about: "look up what was done before, for which instance",
 			weight: required, when: firstBoot, run: (*boot).stepState},
 		{name: "mark", about: "note on disk that this instance is being provisioned",

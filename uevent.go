@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,8 +94,14 @@ var errInterrupted = errors.New("interrupted")
 // receive waits for events and returns all that are queued, at most 4096. lost
 // is true when the kernel dropped some: then sysfs has to be read again.
 func (s *ueventSocket) receive() (events []uevent, lost bool, err error) {
+	return s.receiveWithin(-time.Millisecond)
+}
+
+// receiveWithin is receive that ends without events after a time, if that is not
+// negative.
+func (s *ueventSocket) receiveWithin(wait time.Duration) (events []uevent, lost bool, err error) {
 	poll := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
-	if _, err := unix.Poll(poll, -1); err != nil && err != unix.EINTR {
+	if _, err := unix.Poll(poll, int(wait.Milliseconds())); err != nil && err != unix.EINTR {
 		return nil, false, os.NewSyscallError("poll", err)
 	}
 	if poll[1].Revents != 0 {

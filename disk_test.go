@@ -1,0 +1,405 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sysDisk is a disk in a fixture of sysfs.
+type sysDisk struct {
+	name   string
+	bus    string // device_id of the VMBus device; "" for NVMe and others
+	lun    int
+	model  string // of an NVMe controller
+	kind   string // SCSI type, "0" if empty
+	layout string // "" for today's; "vmbus_0_1" for the names of old kernels; "flat" where block/X is a directory
+	want   diskRole
+}
+
+// sysTree makes the sysfs of a VM with these disks.
+func sysTree(t *testing.T, m *machine, disks ...sysDisk) {
+	t.Helper()
+	link := func(target, name string) {
+		t.Helper()
+		name = m.sys(name)
+		rel, err := filepath.Rel(filepath.Dir(name), m.sys(target))
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(name), 0o755)
+		}
+		if err == nil {
+			err = os.Symlink(rel, name)
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+	}
+	for i, d := range disks {
+		number := fmt.Sprintf("8:%d\n", 16*i)
+		block := map[string]string{"size": "2097152\n", "dev": number, "ro": "0\n", "queue/logical_block_size": "512\n"}
+		var dir, device string
+		switch {
+		case d.bus != "":
+			busName := d.bus
+			top := "devices/LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00/" + d.bus
+			if d.layout != "" {
+				busName = "vmbus_0_" + fmt.Sprint(i+1)
+				top = "devices/" + busName
+			}
+			kind := d.kind
+			if kind == "" {
+				kind = "0"
+			}
+			device = fmt.Sprintf("%s/host%d/target%d:0:0/%d:0:0:%d", top, i, i, i, d.lun)
+			writeTree(t, m.sysfs, map[string]string{top + "/device_id": "{" + strings.ToUpper(d.bus) + "}\n", device + "/type": kind + "\n", device + "/vendor": "Msft    \n", device + "/model": "Virtual Disk    \n"})
+			link(top, "bus/vmbus/devices/"+busName)
+			link("bus/vmbus/drivers/hv_storvsc", top+"/driver")
+			writeTree(t, m.sysfs, map[string]string{"bus/vmbus/drivers/hv_storvsc/": ""})
+			dir = device + "/block/" + d.name
+		case d.model != "":
+			controller, _, _ := strings.Cut(d.name[4:], "n")
+			device = fmt.Sprintf("devices/pci%04x:00/%04x:00:00.0/nvme/nvme%s", 0xc05b-i, 0xc05b-i, controller)
+			writeTree(t, m.sysfs, map[string]string{device + "/model": d.model + "                \n", device + "/state": "live\n"})
+			link(device, "class/nvme/nvme"+controller)
+			dir = device + "/" + d.name
+		default:
+			dir, device = "devices/virtual/block/"+d.name, ""
+		}
+		if d.layout == "flat" {
+			dir = "block/" + d.name
+		}
+		for name, text := range block {
+			writeTree(t, m.sysfs, map[string]string{dir + "/" + name: text})
+		}
+		if device != "" {
+			link(device, dir+"/device")
+		}
+		link(dir, "block/"+d.name)
+		link(dir, "dev/block/"+strings.TrimSpace(number))
+	}
+}
+
+const (
+	ideOS, ideResource = "00000000-0000-8899-0000-000000000000", "00000000-0001-8899-0000-000000000000"
+	scsiData           = "f8b3781b-1e82-4818-a1c3-63d806ec15bb"
+	accelerator        = "MSFT NVMe Accelerator v1.0"
+	directDisk         = "Microsoft NVMe Direct Disk"
+)
+
+// The trees of every VM generation: which disk is what, and which may be chosen.
+func TestFindResourceDisk(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		disks []sysDisk
+		want  string // names that auto may choose from
+	}{
+		{"generation 1", []sysDisk{{name: "sda", bus: ideOS, want: roleOS}, {name: "sdb", bus: ideResource, want: roleResource}, {name: "sdc", bus: scsiData, want: roleData}}, "sdb"},
+		{"generation 1, names turned round", []sysDisk{{name: "sdb", bus: ideOS, want: roleOS}, {name: "sda", bus: ideResource, want: roleResource}, {name: "sdc", bus: scsiData, lun: 1, want: roleData}}, "sda"},
+		{"generation 1, old kernel", []sysDisk{{name: "sda", bus: ideOS, layout: "vmbus", want: roleOS}, {name: "sdb", bus: ideResource, layout: "vmbus", want: roleResource}, {name: "sdc", bus: scsiData, layout: "vmbus", lun: 1, want: roleData}}, "sdb"},
+		{"generation 1, deprecated sysfs", []sysDisk{{name: "sda", bus: ideOS, layout: "flat", want: roleOS}, {name: "sdb", bus: ideResource, layout: "flat", want: roleResource}}, "sdb"},
+		{"generation 1 without, a data disk on the first controller", []sysDisk{{name: "sda", bus: ideOS, want: roleOS}, {name: "sdb", bus: vmbusSCSI, lun: 1, want: roleData}}, ""},
+		{"generation 2", []sysDisk{{name: "sda", bus: vmbusSCSI, lun: 0, want: roleOS}, {name: "sdb", bus: vmbusSCSI, lun: 1, want: roleResource}, {name: "sr0", bus: vmbusSCSI, lun: 2, kind: "5", want: roleOther},
+			{name: "sdc", bus: scsiData, lun: 0, want: roleData}, {name: "sdd", bus: scsiData, lun: 1, want: roleData}, {name: "sde", bus: "f8b3781c-1e82-4818-a1c3-63d806ec15bb", lun: 1, want: roleData}}, "sdb"},
+		{"generation 2, odd names", []sysDisk{{name: "sdb", bus: vmbusSCSI, lun: 0, want: roleOS}, {name: "sdba", bus: scsiData, lun: 1, want: roleData}, {name: "sda", bus: scsiData, lun: 0, want: roleData}, {name: "sdz", bus: vmbusSCSI, lun: 1, want: roleResource}}, "sdz"},
+		{"generation 2, old kernel", []sysDisk{{name: "sda", bus: vmbusSCSI, layout: "vmbus", want: roleOS}, {name: "sdb", bus: vmbusSCSI, layout: "vmbus", lun: 1, want: roleResource}}, "sdb"},
+		{"generation 2 without", []sysDisk{{name: "sda", bus: vmbusSCSI, lun: 0, want: roleOS}, {name: "sr0", bus: vmbusSCSI, lun: 2, kind: "5", want: roleOther}, {name: "sdb", bus: scsiData, lun: 1, want: roleData}}, ""},
+		{"generation 2, the dvd at 1", []sysDisk{{name: "sda", bus: vmbusSCSI, lun: 0, want: roleOS}, {name: "sr0", bus: vmbusSCSI, lun: 1, kind: "5", want: roleOther}}, ""},
+		{"local nvme and scsi", []sysDisk{{name: "sda", bus: vmbusSCSI, lun: 0, want: roleOS}, {name: "sdb", bus: vmbusSCSI, lun: 1, want: roleResource}, {name: "nvme0n1", model: directDisk, want: roleLocal}}, "sdb"},
+		{"all nvme", []sysDisk{{name: "nvme0n1", model: accelerator, want: roleRemote}, {name: "nvme0n2", model: accelerator, want: roleRemote}, {name: "nvme1n1", model: directDisk + " v2", want: roleLocal}}, "nvme1n1"},
+		{"remote nvme only", []sysDisk{{name: "nvme0n1", model: accelerator, want: roleRemote}, {name: "nvme0n2", model: accelerator, want: roleRemote}}, ""},
+		{"several local nvme, by place", []sysDisk{{name: "nvme0n1", model: directDisk, want: roleLocal}, {name: "nvme1n1", model: accelerator, want: roleRemote}, {name: "nvme2n1", model: directDisk, want: roleLocal}}, "nvme2n1 nvme0n1"},
+		{"other nvme", []sysDisk{{name: "nvme0n1", model: "QEMU NVMe Ctrl", want: roleOther}, {name: "nvme1n1", model: directDisk + " v3", want: roleOther}}, ""},
+		{"no azure at all", []sysDisk{{name: "sda"}, {name: "vda"}, {name: "loop0"}}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newTestMachine(t)
+			sysTree(t, m, c.disks...)
+			for _, d := range c.disks {
+				if got := m.diskRole(d.name).role; got != d.want {
+					t.Errorf("%s is %q, want %q", d.name, got, d.want)
+				}
+			}
+			list, wait := m.resourceDisks()
+			var names []string
+			for _, d := range list {
+				names = append(names, d.name)
+			}
+			if got := strings.Join(names, " "); got != c.want {
+				t.Errorf("found %q, want %q", got, c.want)
+			}
+			if wait != 0 {
+				t.Errorf("waits %s", wait)
+			}
+			m.cfg.ResourceNVMe = "none"
+			for list, _ := m.resourceDisks(); len(list) > 0; list = list[1:] {
+				if list[0].role != roleResource {
+					t.Errorf("with resourcedisk.nvme=none: %s", list[0].name)
+				}
+			}
+		})
+	}
+}
+
+// What is announced is waited for; what is not, is not.
+func TestAwaitedDisks(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		disks []sysDisk
+		gone  string // removed from the tree
+		want  time.Duration
+	}{
+		{"ide disk without block device", []sysDisk{{name: "sda", bus: ideOS}, {name: "sdb", bus: ideResource}}, "block/sdb", diskWait},
+		{"without driver", []sysDisk{{name: "sdb", bus: ideResource}}, "devices/LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00/" + ideResource + "/driver block/sdb", 0},
+		{"scsi disk without block device", []sysDisk{{name: "sda", bus: vmbusSCSI}, {name: "sdb", bus: vmbusSCSI, lun: 1}}, "block/sdb", diskWait},
+		{"controller before its scan", []sysDisk{{name: "sda", bus: vmbusSCSI}}, "devices/LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00/" + vmbusSCSI + "/host0 block/sda", diskDoubt},
+		{"controller of generation 1", []sysDisk{{name: "sda", bus: ideOS}, {name: "sdb", bus: vmbusSCSI}}, "devices/LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00/" + vmbusSCSI + "/host1 block/sdb", 0},
+		{"nvme without namespace", []sysDisk{{name: "nvme0n1", model: directDisk}}, "block/nvme0n1", diskWait},
+		{"no disk", []sysDisk{{name: "sda", bus: vmbusSCSI}}, "block/none", 0},
+	} {
+		m := newTestMachine(t)
+		sysTree(t, m, c.disks...)
+		for _, name := range strings.Fields(c.gone) {
+			os.RemoveAll(m.sys(name))
+		}
+		if _, got := m.resourceDisks(); got != c.want {
+			t.Errorf("%s: waits %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// A VM without a resource disk: nothing is said, and nothing waited for; unless it
+// is required.
+func TestNoResourceDisk(t *testing.T) {
+	m := newTestMachine(t)
+	sysTree(t, m, sysDisk{name: "sda", bus: vmbusSCSI})
+	if text, err := m.setUpDisk(context.Background(), false, func(*openedDisk) { t.Error("a disk") }); text != "" || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	m.cfg.ResourceNeeded = true
+	if _, err := m.setUpDisk(context.Background(), false, func(*openedDisk) {}); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("required: %v", err)
+	}
+	for _, c := range [][2]string{{"yes", "required"}, {"no", "best effort"}} {
+		cfg := defaultConfig()
+		if err := cfg.set("test", "resourcedisk.required", c[0]); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkPlan(plan(cfg)); err != nil {
+			t.Error(err)
+		}
+		for _, s := range plan(cfg) {
+			if s.name == "disk" && (s.weight.String() != c[1] || len(s.needs)+len(s.wants) > 0) {
+				t.Errorf("required=%s: %s, needs %v", c[0], s.weight, s.needs)
+			}
+		}
+	}
+}
+
+// loopMachine is a machine whose resource disk is a loop device, named by the
+// configuration.
+func loopMachine(t *testing.T, file string, sector int) *machine {
+	t.Helper()
+	needRoot(t)
+	need(t, "losetup")
+	// Mounts of this thread alone: a copy of them in a namespace that someone makes
+	// meanwhile would keep the file system mounted.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	loop, free := attach(t, file, sector)
+	m := newTestMachine(t)
+	m.sysfs, m.procfs, m.devfs = "/sys", "/proc", "/dev"
+	m.cfg.ResourceDisk = loop
+	t.Cleanup(func() {
+		dir, _ := m.mountPoint()
+		swapSyscall(unix.SYS_SWAPOFF, filepath.Join(dir, swapName))
+		unix.Unmount(dir, 0)
+		forgetPartitions(loop)
+		free()
+	})
+	return m
+}
+
+// forgetPartitions has the kernel drop the partitions of a disk, as a reboot does.
+func forgetPartitions(disk string) {
+	f, err := os.Open(disk)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for n := range 4 {
+		_ = blkpg(int(f.Fd()), blkpgDel, blkpgPartition{number: int32(n + 1)})
+	}
+}
+
+func setUp(t *testing.T, m *machine) string {
+	t.Helper()
+	text, err := m.setUpDisk(context.Background(), false, func(*openedDisk) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// The whole way on a loop device: formatted, mounted, swap; kept at the next boot;
+// formatted again when it was replaced.
+func TestSetUpDisk(t *testing.T) {
+	needRoot(t)
+	need(t, "mkntfs", "ntfs-3g", "sfdisk", "sgdisk", "e2fsck", "losetup", "blkid")
+	for _, sector := range []int{512, 4096} {
+		t.Run(fmt.Sprint(sector), func(t *testing.T) {
+			b := makeImage(t, diskImage{size: 128 * mib, make: func(*imageMaker) {}})
+			m := loopMachine(t, b.file, sector)
+			m.cfg.Swap = 12<<20 + 4096
+			m.cfg.ResourceFstab, m.cfg.ResourceOpts = true, "nosuid,nodev,noatime,commit=7"
+			writeTree(t, m.guest.dir, map[string]string{"etc/fstab": "/dev/vda1 / ext4 defaults 0 1"})
+			if text := setUp(t, m); !strings.Contains(text, "formatted: it is empty, swap 12 MiB") {
+				t.Errorf("first boot: %s", text)
+			}
+			dir := filepath.Join(m.guest.dir, "mnt/resource")
+			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
+				t.Errorf("%v, %v", info.Mode(), err)
+			}
+			for name, want := range map[string]int64{readMeName: int64(len(readMe)), swapName: 12<<20 + 4096} {
+				if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() != want {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			mounts, _ := os.ReadFile("/proc/thread-self/mounts")
+			if !strings.Contains(string(mounts), dir+" ext4 rw,nosuid,nodev,noatime,commit=7") {
+				t.Errorf("mounts:\n%s", mounts)
+			}
+			swaps, _ := os.ReadFile("/proc/swaps")
+			if !strings.Contains(string(swaps), dir+"/swapfile") {
+				t.Errorf("swaps:\n%s", swaps)
+			}
+			loop := m.cfg.ResourceDisk
+			uuid := strings.TrimSpace(command(t, "blkid", "-p", "-s", "UUID", "-o", "value", "-O", fmt.Sprint(mib), loop))
+			fstab := "/dev/vda1 / ext4 defaults 0 1\nUUID=" + uuid + " /mnt/resource ext4 nosuid,nodev,noatime,commit=7,nofail,comment=azprov 0 0\n"
+			if got, _ := os.ReadFile(filepath.Join(m.guest.dir, "etc/fstab")); string(got) != fstab {
+				t.Errorf("fstab %q, want %q", got, fstab)
+			}
+			checkTables(t, loop)
+			os.WriteFile(filepath.Join(dir, "mine"), []byte("data"), 0o644)
+
+			// A second run in the same boot, with another size of swap.
+			m.cfg.Swap = 16 << 20
+			if text := setUp(t, m); !strings.Contains(text, "on /mnt/resource, swap 16 MiB") || strings.Contains(text, "formatted") {
+				t.Errorf("second run: %s", text)
+			}
+			if got, _ := os.ReadFile(filepath.Join(m.guest.dir, "etc/fstab")); string(got) != fstab {
+				t.Errorf("fstab %q", got)
+			}
+			// The next boot.
+			leave(t, m, dir)
+			if text := setUp(t, m); strings.Contains(text, "formatted") {
+				t.Errorf("second boot: %s", text)
+			}
+			if data, _ := os.ReadFile(filepath.Join(dir, "mine")); string(data) != "data" {
+				t.Errorf("a file is %q", data)
+			}
+			if swaps, _ := os.ReadFile("/proc/swaps"); !strings.Contains(string(swaps), dir+"/swapfile") {
+				t.Errorf("swaps:\n%s", swaps)
+			}
+			leave(t, m, dir)
+			command(t, "e2fsck", "-fn", loop+"?offset="+fmt.Sprint(mib))
+			if sector != 512 {
+				return
+			}
+			// Another host: Azure's disk again.
+			b.truncate()
+			b.sfdisk("label: dos\nstart=2048,size=258048,type=7\n")
+			b.inside(mib, 126*mib, ntfsWith(azureLabel, azure))
+			if text := setUp(t, m); !strings.Contains(text, "formatted: its one partition is Azure's NTFS") {
+				t.Errorf("replaced: %s", text)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "mine")); !errors.Is(err, os.ErrNotExist) {
+				t.Error("the old file is there")
+			}
+			checkTables(t, loop)
+			leave(t, m, dir)
+			command(t, "e2fsck", "-fn", loop+"?offset="+fmt.Sprint(mib))
+		})
+	}
+}
+
+// leave is the end of a boot.
+func leave(t *testing.T, m *machine, dir string) {
+	t.Helper()
+	swapSyscall(unix.SYS_SWAPOFF, filepath.Join(dir, swapName))
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	forgetPartitions(m.cfg.ResourceDisk)
+}
+
+// checkTables has other programs judge a partition table.
+func checkTables(t *testing.T, disk string) {
+	t.Helper()
+	if out := command(t, "sfdisk", "--verify", disk); !strings.Contains(out, "No errors detected") {
+		t.Errorf("sfdisk: %s", out)
+	}
+	if out := command(t, "sgdisk", "-v", disk); !strings.Contains(out, "No problems found") || strings.Contains(out, "Caution") {
+		t.Errorf("sgdisk: %s", out)
+	}
+}
+
+// Disks with data are byte for byte the same after a run that may format.
+func TestDataIsLeftAlone(t *testing.T) {
+	needRoot(t)
+	need(t, imageTools...)
+	for _, d := range diskImages() {
+		if !d.data || d.want != diskRefuse {
+			continue
+		}
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			b := makeImage(t, d)
+			m := loopMachine(t, b.file, 512)
+			m.cfg.Swap = 8 << 20
+			if d.more&signReformat != 0 {
+				m.cfg.ResourceRedo = "damaged"
+			}
+			before := sum(t, b.file)
+			_, err := m.setUpDisk(context.Background(), false, func(o *openedDisk) {
+				if d.more&signNamed == 0 && o.verdict == diskMount {
+					t.Skip("it is mounted when it is named, as here")
+				}
+			})
+			if err == nil {
+				t.Error("no error")
+			}
+			if after := sum(t, b.file); after != before {
+				t.Error("the disk has changed")
+			}
+		})
+	}
+}
+
+func sum(t *testing.T, file string) string {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return string(h.Sum(nil))
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	swapName = "swapfile"
+	// swapLeaves is what a swap file leaves of the disk's free space.
+	swapLeaves = 16 << 20
+)
+
+// swapHeader is the first page of a swap area: union swap_header of
+// include/linux/swap.h, version u32 at 1024, last page u32 1028, bad pages u32
+// 1032, UUID 1036, label 1052, magic in the last 10 bytes.
+func swapHeader(page int, size int64) ([]byte, error) {
+	b := make([]byte, page)
+	binary.NativeEndian.PutUint32(b[1024:], 1)
+	binary.NativeEndian.PutUint32(b[1028:], uint32(size/int64(page)-1))
+	if err := randomBytes(b[1036:1052]); err != nil {
+		return nil, err
+	}
+	copy(b[page-10:], "SWAPSPACE2")
+	return b, nil
+}
+
+// swapFile makes the swap file of the wanted size, unless it is there, and has the
+// kernel use it. dir is where root is.
+func (m *machine) swapFile(root *os.Root, dir string) (string, error) {
+	page := int64(os.Getpagesize())
+	size := m.cfg.Swap / page * page
+	shown := m.cfg.ResourceMount + "/" + swapName
+	path := filepath.Join(dir, swapName)
+	if size < 10*page || size/page > 1<<32-1 {
+		return "", failure("make swap file", shown, fmt.Errorf("%d bytes are no size for swap", m.cfg.Swap))
+	}
+	text := "swap " + sizeText(size)
+	info, err := root.Lstat(swapName)
+	exists := err == nil
+	if exists {
+		if !info.Mode().IsRegular() {
+			return "", failure("make swap file", shown, errors.New("something else stands there"))
+		}
+		used := m.swapUsed(path)
+		if used && info.Size() == size {
+			return text, nil
+		}
+		if used {
+			if err := swapSyscall(unix.SYS_SWAPOFF, path); err != nil {
+				return "", failure("stop swapping to", shown, err)
+			}
+		}
+		// What a cut-off run left is made again.
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid == 0 && info.Size() == size && info.Mode().Perm() == 0o600 {
+			if err := swapSyscall(unix.SYS_SWAPON, path); err == nil || err == unix.EBUSY {
+				return text, nil
+			}
+		}
+		if err := root.Remove(swapName); err != nil {
+			return "", failure("remove", shown, err)
+		}
+	}
+	if err := makeSwap(root, page, size, shown); err != nil {
+		return "", err
+	}
+	err = swapSyscall(unix.SYS_SWAPON, path)
+	if err == unix.EINVAL {
+		// A file system whose allocated but unwritten blocks are holes to swapon.
+		if err = fillSwap(root, page, size); err == nil {
+			err = swapSyscall(unix.SYS_SWAPON, path)
+		}
+	}
+	if err != nil {
+		_ = root.Remove(swapName)
+		return "", failureHint("swap to", shown, err, "does this kernel have swap?")
+	}
+	return text, nil
+}
+
+// makeSwap makes the file with all its blocks and the header.
+func makeSwap(root *os.Root, page, size int64, shown string) error {
+	f, err := root.OpenFile(swapName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return failure("create", shown, err)
+	}
+	defer f.Close()
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && int64(fs.Bavail)*int64(fs.Bsize) < size+swapLeaves {
+		_ = root.Remove(swapName)
+		return failureHint("make swap file", shown, unix.ENOSPC, sizeText(int64(fs.Bavail)*int64(fs.Bsize))+" are free")
+	}
+	header, err := swapHeader(int(page), size)
+	if err == nil {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	}
+	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
+		err = writeZeros(f, page, size)
+	}
+	if err == nil {
+		_, err = f.WriteAt(header, 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		_ = root.Remove(swapName)
+		return failure("make swap file", shown, err)
+	}
+	return nil
+}
+
+// fillSwap writes every block after the header.
+func fillSwap(root *os.Root, page, size int64) error {
+	f, err := root.OpenFile(swapName, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := writeZeros(f, page, size); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// writeZeros writes zeros from an offset up to size.
+func writeZeros(f *os.File, from, size int64) error {
+	zeros := make([]byte, 1<<20)
+	for off := from; off < size; off += int64(len(zeros)) {
+		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// swapUsed says whether the kernel swaps to a file. Blanks are octal in /proc/swaps.
+func (m *machine) swapUsed(path string) bool {
+	data, err := os.ReadFile(m.proc("swaps"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		name, _, _ := strings.Cut(line, " ")
+		name, _, _ = strings.Cut(name, "\t")
+		if name == path {
+			return true
+		}
+	}
+	return false
+}
+
+// swapSyscall is swapon(2) without flags, or swapoff(2).
+func swapSyscall(number uintptr, path string) error {
+	p, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return err
+	}
+	if _, _, no := unix.Syscall(number, uintptr(unsafe.Pointer(p)), 0, 0); no != 0 {
+		return no
+	}
+	return nil
+}
