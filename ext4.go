@@ -78,8 +78,9 @@ func newExt4Options(size int64, sector int, label string, now time.Time) (ext4Op
 // meta_bg, which is right since Linux 6.9 (commit a6b3bfe176e8).
 //
 // The caller has put a format marker at offset 0 and it has reached the medium.
-// The superblock takes the marker's place when everything else has been synced:
-// whatever a power cut leaves, the area holds the marker or a whole file system.
+// The start of the superblock takes the marker's place when everything else has
+// been synced: whatever a power cut leaves, the area holds the marker or a whole
+// file system, or both.
 // A device is synced twice here; after an error or when ctx ends the marker is
 // left where it is.
 func formatExt4(ctx context.Context, w store, o ext4Options) error {
@@ -97,12 +98,17 @@ func formatExt4(ctx context.Context, w store, o ext4Options) error {
 	if err := f.writeInodes(); err != nil {
 		return err
 	}
+	// The first sector of the superblock, with its magic number, makes it one.
+	const last = superOffset + formatMarkerSize
+	head := make([]byte, max(superOffset+superSize, f.blockSize))
+	copy(head[superOffset:], f.superblock(0))
+	if err := w.writev(last, head[last:]); err != nil {
+		return err
+	}
 	if err := w.sync(); err != nil {
 		return err
 	}
-	head := make([]byte, max(superOffset+superSize, f.blockSize))
-	copy(head[superOffset:], f.superblock(0))
-	return w.writeSync(0, head)
+	return w.writeSync(0, head[:last])
 }
 
 // discardStep bounds one discard request, so that a slow device doesn't keep a

@@ -29,6 +29,7 @@ type ext4Layout struct {
 	tableBlocks uint64 // inode table blocks a group
 	descBlocks  uint64 // blocks of one copy of the group descriptors
 	metaBG      bool   // descriptors are spread over the disk
+	flexLog     uint   // log2 of the groups of a flex group
 
 	root, lost span // directories; each is one run
 	leaf       span // block of the journal's extent tree, or nothing
@@ -40,7 +41,7 @@ const (
 	ext4InodeSize = 256
 	ext4DescSize  = 64
 	ext4FirstIno  = 11
-	ext4FlexLog   = 4 // log2 of the groups of a flex group
+	ext4MaxFlex   = 7
 	// extentLen is the longest initialised extent (EXT_INIT_MAX_LEN).
 	extentLen = 32768
 	// inlineExtents fit into an inode.
@@ -57,7 +58,8 @@ func planExt4(o ext4Options) (*ext4Layout, error) {
 		return nil, err
 	}
 	bs := uint64(o.BlockSize)
-	l := &ext4Layout{blockSize: bs, groupBlocks: bs * 8, blocks: uint64(o.Size) / bs}
+	// Whole pages, as mke2fs does.
+	l := &ext4Layout{blockSize: bs, groupBlocks: bs * 8, blocks: uint64(o.Size) / 4096 * (4096 / bs)}
 	if bs == 1024 {
 		l.first = 1
 	}
@@ -79,8 +81,7 @@ func (l *ext4Layout) size() {
 	perBlock := l.blockSize / ext4InodeSize
 	inodes := (bytes/ext4InodeRatio(bytes) + l.groups - 1) / l.groups
 	// Whole blocks of the table, whole bytes of the bitmap.
-	round := max(perBlock, 8)
-	l.groupInodes = (inodes + round - 1) / round * round
+	l.groupInodes = (inodes + perBlock - 1) / perBlock * perBlock &^ 7
 	l.tableBlocks = l.groupInodes / perBlock
 	perBlock = l.blockSize / ext4DescSize
 	l.descBlocks = (l.groups + perBlock - 1) / perBlock
@@ -88,6 +89,13 @@ func (l *ext4Layout) size() {
 	// they don't fit into one: with blocks of 1024 from 512 GiB on, with 2048 from
 	// 8 TiB.
 	l.metaBG = l.descBlocks > l.groupBlocks/2
+	// One block bitmap of each flex group can't be left to the kernel, that of the
+	// group with the metadata. Larger flex groups than mke2fs's 16 make them fewer:
+	// as large as their metadata fill half of that group.
+	l.flexLog = 4
+	for l.flexLog < ext4MaxFlex && 2<<l.flexLog*(l.tableBlocks+2) <= l.groupBlocks*5/8 {
+		l.flexLog++
+	}
 }
 
 // groupSpan is the blocks of a group.
@@ -146,15 +154,15 @@ type flexMeta struct {
 	first, groups uint64 // groups
 	blockBitmaps  uint64 // first of a run, one a group
 	inodeBitmaps  uint64
-	tables        [1 << ext4FlexLog]uint64
+	tables        [1 << ext4MaxFlex]uint64
 	used          []span // all of it, in order, neighbours joined
 }
 
 // flex lays out the bitmaps and inode tables of flex group f from its first
 // block on, around the superblock and descriptor copies inside of it.
 func (l *ext4Layout) flex(f uint64, m *flexMeta) error {
-	m.first = f << ext4FlexLog
-	m.groups = min(1<<ext4FlexLog, l.groups-m.first)
+	m.first = f << l.flexLog
+	m.groups = min(1<<l.flexLog, l.groups-m.first)
 	m.used = m.used[:0]
 	at := l.groupSpan(m.first).start
 	m.blockBitmaps = l.takeMeta(m, &at, m.groups)
@@ -200,7 +208,7 @@ func appendRun(runs []span, run span, limit uint64) []span {
 // other has less.
 func (l *ext4Layout) place() (err error) {
 	var m flexMeta
-	if err := l.flex((l.groups-1)>>ext4FlexLog, &m); err != nil {
+	if err := l.flex((l.groups-1)>>l.flexLog, &m); err != nil {
 		return err
 	}
 	at := l.first
@@ -254,7 +262,7 @@ func (l *ext4Layout) takeOne(at *uint64, n uint64) (span, error) {
 func (l *ext4Layout) nextFree(at uint64) (span, error) {
 	var m flexMeta
 	for g := l.groupOf(at); g < l.groups; g++ {
-		if err := l.flex(g>>ext4FlexLog, &m); err != nil {
+		if err := l.flex(g>>l.flexLog, &m); err != nil {
 			return span{}, err
 		}
 		group := l.groupSpan(g)

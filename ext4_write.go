@@ -57,11 +57,11 @@ func (f *ext4Writer) writeGroups(ctx context.Context) error {
 		clear(desc)
 		end := min(first+per, f.groups)
 		for g := first; g < end; g++ {
-			if g&(1<<ext4FlexLog-1) == 0 {
+			if g&(1<<f.flexLog-1) == 0 {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				if err := f.flex(g>>ext4FlexLog, &m); err != nil {
+				if err := f.flex(g>>f.flexLog, &m); err != nil {
 					return err
 				}
 			}
@@ -210,7 +210,7 @@ func (f *ext4Writer) fillSuper() {
 		{92, ext4Compat}, {96, incompat}, {100, ext4ROCompat},
 		{224, ext4JournalIno}, {252, 0x400101}, // half_md4, journal backup, descriptor size
 		{256, 0xc}, {348, ext4ExtraSize<<16 | ext4ExtraSize}, {352, 1}, // acl and user_xattr, extra inode size, signed hash
-		{372, 1<<8 | ext4FlexLog}, {584, uint32(f.overhead())}, // crc32c, flex groups
+		{372, 1<<8 | uint32(f.flexLog)}, {584, uint32(f.overhead())}, // crc32c, flex groups
 	} {
 		le.PutUint32(b[v.at:], v.v)
 	}
