@@ -111,13 +111,17 @@ func newInitMachine(log *console) *machine {
 func (in *initRun) runPID1(command []string) int {
 	mountErr := mountAll("/", initMounts())
 	cmdline := sysCommandLine()
-	in.out = openConsoles("/dev", cmdline)
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	in.machinePID1 = err != nil || ns == initialPIDNamespace
+	if in.machinePID1 {
+		in.out = openConsoles("/dev", cmdline)
+	} else {
+		in.out = &consoles{out: []io.Writer{rawWriter(2)}} // what the container was given
+	}
 	in.m = newInitMachine(&console{w: in.out})
 	if mountErr != nil {
 		in.m.warn("init", "%v", strings.ReplaceAll(mountErr.Error(), "\n", "; "))
 	}
-	ns, err := os.Readlink("/proc/self/ns/pid")
-	in.machinePID1 = err != nil || ns == initialPIDNamespace
 	if !in.machinePID1 {
 		in.provision("/")
 		return in.helperStatus(command)
