@@ -17,6 +17,8 @@ const usageText = `usage: azprov [FLAGS]                        provision this V
        azprov plan                           print the steps of a run
        azprov status                         print the last run
        azprov kernel                         only entropy, timeouts and console
+       azprov hostname NAME                  rename the running VM: kernel, files, DNS
+       azprov watch                          stay: renew leases, follow links, host name and disks
        azprov report ready|failed [TEXT]     only tell Azure
        azprov show media|goalstate|lease|imds FILE
                                              parse a captured payload, print it as JSON
@@ -146,6 +148,10 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 		return a.withMachine(stderr, func(m *machine) int { return prepare(m, a, stdout, os.Stdin) })
 	case command == "disk" && len(operands) == 0:
 		return a.withMachine(stderr, func(m *machine) int { return diskCommand(m, a.dry, stdout) })
+	case command == "hostname" && len(operands) == 1:
+		return a.withMachine(stderr, func(m *machine) int { return renameCommand(m, operands[0], began) })
+	case command == "watch" && len(operands) == 0:
+		return a.withMachine(stderr, watchCommand)
 	case command == "report" && (len(operands) == 1 || len(operands) == 2):
 		return a.withMachine(stderr, func(m *machine) int { return reportOnly(m, operands, began, stderr) })
 	}

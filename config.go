@@ -23,8 +23,13 @@ type config struct {
 	Deadline       time.Duration
 	NetworkWait    time.Duration // DHCP deadline
 	HostnameWait   time.Duration // how long the lease waits for the host name
+	HostnameFollow bool          // take a host name that the metadata service has changed
 	Names          string        // stable, imds, keep
 	Interfaces     string        // primary, all
+	Addresses      bool          // set the further addresses that the metadata service tells
+	IPv6           string        // auto, yes, no
+	Network        string        // keep, release
+	NetworkWrite   []string      // files for who comes next: auto, or their kinds
 	WireServer     string        // "" = option 245, else 168.63.129.16
 	IMDS           bool          // ask the metadata service
 	IMDSWait       time.Duration // how long Ready waits for it when there is a medium
@@ -87,6 +92,8 @@ func (c *config) options() []option {
 		{"hostname.wait", "1s", "how long DHCP waits for the host name on the medium", setDuration(&c.HostnameWait)},
 		{"names", namesStable, "interface names: eth0 is the primary one, others by their place (stable) or as in IMDS (imds); or keep", setOneOf(&c.Names, namesStable, namesIMDS, namesKeep)},
 		{"interfaces", "primary", "configure the primary interface only, or all", setOneOf(&c.Interfaces, "primary", "all")},
+		{"network", "keep", "leave the network configured, or release it at the end", setOneOf(&c.Network, "keep", "release")},
+		{"network.write", "auto", "files for who configures the network next: " + strings.Join(writerNames(), ", ") + ", auto, none", setWriters(&c.NetworkWrite)},
 		{"wireserver", "", "wire server address instead of DHCP option 245 or 168.63.129.16", setText(&c.WireServer)},
 		{"imds", "yes", "ask the metadata service", setBool(&c.IMDS)},
 		{"imds.wait", "700ms", "how long Ready waits for the metadata service when there is a DVD", setDuration(&c.IMDSWait)},

@@ -65,33 +65,6 @@ func (m *machine) acquire(ctx context.Context, l *link, hostName string) (*lease
 	}
 }
 
-// publish sends the host name in a REQUEST that renews the lease, with the link
-// and the address as they are.
-func (m *machine) publish(ctx context.Context, le *lease, hostName string) error {
-	d, err := openDHCP(le.Link, hostName)
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	d.xid = rand.Uint32()
-	msg := d.message(dhcpRequest)
-	msg.Client = le.Prefix.Addr()
-	for {
-		ack, err := d.ask(ctx, msg, le.Prefix.Addr(), dhcpRequests)
-		if errors.Is(err, errNoAck) {
-			continue
-		}
-		if err != nil {
-			return d.failure(err)
-		}
-		if ack.kind() == dhcpNak {
-			return d.failure(errNak)
-		}
-		le.HostName = d.hostName
-		return nil
-	}
-}
-
 var (
 	errNak   = errors.New("the dhcp server refuses")
 	errNoAck = errors.New("no answer to the request")
@@ -100,8 +73,10 @@ var (
 // dhcpClient is the state of an exchange on one interface.
 type dhcpClient struct {
 	link     *link
-	hostName string
-	fd       int
+	hostName string     // the first label, for option 12
+	fqdn     string     // the whole name if it has a domain, for option 81
+	fd, udp  int        // -1: not open
+	renewal  netip.Addr // the server that a renewal is sent to alone; none: to all
 	began    time.Time
 	xid      uint32
 	nakText  string
@@ -115,6 +90,10 @@ func openDHCP(l *link, hostName string) (*dhcpClient, error) {
 	if host == "localhost" || !validDNSName(host) {
 		host = ""
 	}
+	fqdn := ""
+	if host != "" && host != hostName && validDNSName(hostName) {
+		fqdn = hostName
+	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, failureHint("open", "packet socket", err, "the kernel needs CONFIG_PACKET, azprov needs root")
@@ -123,7 +102,7 @@ func openDHCP(l *link, hostName string) (*dhcpClient, error) {
 		unix.Close(fd)
 		return nil, failure("set up packet socket on", l.Name, err)
 	}
-	return &dhcpClient{link: l, hostName: host, fd: fd, began: time.Now()}, nil
+	return &dhcpClient{link: l, hostName: host, fqdn: fqdn, fd: fd, udp: -1, began: time.Now()}, nil
 }
 
 // etherTypeIP is ETH_P_IP in network order.
@@ -149,7 +128,12 @@ func setupDHCPSocket(fd, index int) error {
 
 // close gives the socket back. The kernel waits for a grace period of its own
 // before it lets a packet socket go, some ten milliseconds: nobody has to wait with it.
-func (d *dhcpClient) close() { go unix.Close(d.fd) }
+func (d *dhcpClient) close() {
+	if d.udp >= 0 {
+		unix.Close(d.udp)
+	}
+	go unix.Close(d.fd)
+}
 
 func (d *dhcpClient) failure(err error) error {
 	seen := fmt.Sprintf("%s, %s %s: %d packets sent, %d offers, %d ignored", d.link.Name, d.link.Driver, d.link.MAC, d.sent, d.offers, d.ignored)
@@ -196,6 +180,9 @@ func (d *dhcpClient) message(kind byte) *dhcpMessage {
 	if d.hostName != "" {
 		msg.Options[optHostName] = []byte(d.hostName)
 	}
+	if d.fqdn != "" {
+		msg.Options[optFQDN] = encodeFQDN(d.fqdn)
+	}
 	return msg
 }
 
@@ -209,10 +196,7 @@ func (d *dhcpClient) ask(ctx context.Context, msg *dhcpMessage, src netip.Addr, 
 		if try >= dhcpBroadcast {
 			msg.Flags = 0x8000
 		}
-		packet := udpPacket(src, netip.AddrFrom4([4]byte{255, 255, 255, 255}), msg.encode())
-		to := &unix.SockaddrLinklayer{Protocol: etherTypeIP, Ifindex: d.link.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
-		// A link that is still coming up drops the packet: it is sent again.
-		if err := unix.Sendto(d.fd, packet, 0, to); err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
+		if err := d.transmit(msg.encode(), src); err != nil {
 			return nil, fmt.Errorf("send: %w", err)
 		}
 		d.sent++
@@ -236,6 +220,42 @@ func (d *dhcpClient) ask(ctx context.Context, msg *dhcpMessage, src netip.Addr, 
 		wait = min(2*wait, dhcpLongestWait)
 	}
 	return nil, errNoAck
+}
+
+// transmit sends a message to the server of a renewal alone, else to all. A link
+// that is still coming up drops the packet: it is sent again.
+func (d *dhcpClient) transmit(payload []byte, src netip.Addr) error {
+	if d.renewal.Is4() {
+		if d.udp < 0 {
+			d.udp = openRenewal(d.link.Name, src)
+		}
+		if d.udp >= 0 && unix.Sendto(d.udp, payload, 0, &unix.SockaddrInet4{Port: 67, Addr: d.renewal.As4()}) == nil {
+			return nil
+		}
+	}
+	packet := udpPacket(src, netip.AddrFrom4([4]byte{255, 255, 255, 255}), payload)
+	to := &unix.SockaddrLinklayer{Protocol: etherTypeIP, Ifindex: d.link.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
+	err := unix.Sendto(d.fd, packet, 0, to)
+	if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) {
+		return nil
+	}
+	return err
+}
+
+// openRenewal opens the socket of a renewal, which the kernel's routes lead to the
+// server; -1 when it can't. Answers are read from the packet socket.
+func openRenewal(device string, src netip.Addr) int {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, device)
+	if unix.Bind(fd, &unix.SockaddrInet4{Port: 68, Addr: src.As4()}) != nil {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
 }
 
 // unsound says why an answer is none to the message, "" when it is.

@@ -33,7 +33,7 @@ const (
 	optServerID, optParameters, optMessage, optMaxSize    = 54, 55, 56, 57
 	optT1, optT2, optVendorClass, optClientID, optSearch  = 58, 59, 60, 61, 119
 	optClasslessRoutes, optWireServer, optMicrosoftRoutes = 121, 245, 249
-	optPad, optEnd                                        = 0, 255
+	optFQDN, optPad, optEnd                               = 81, 0, 255
 )
 
 // dhcpParameters is what every request asks for.
@@ -84,7 +84,7 @@ func (d *dhcpMessage) encode() []byte {
 	}
 	copy(b[28:], d.MAC[:])
 	copy(b[236:], dhcpCookie[:])
-	for _, code := range []byte{optType, optClientID, optRequestedIP, optServerID, optHostName, optMaxSize, optVendorClass, optParameters} {
+	for _, code := range []byte{optType, optClientID, optRequestedIP, optServerID, optHostName, optFQDN, optMaxSize, optVendorClass, optParameters} {
 		if v, has := d.Options[code]; has {
 			b = append(append(b, code, byte(len(v))), v...)
 		}
@@ -183,6 +183,19 @@ func (d *dhcpMessage) duration(code byte) time.Duration {
 		}
 	}
 	return 0
+}
+
+// encodeFQDN is the client FQDN option (RFC 4702): flags S, the server is to
+// update DNS, and E, the name is in DNS wire form; two bytes of no meaning; the name.
+func encodeFQDN(name string) []byte {
+	b := []byte{0x05, 0, 0}
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		if len(label) > 63 || len(b)+len(label) > 250 {
+			return b // a name that is cut is not fully qualified: it has no end
+		}
+		b = append(append(b, byte(len(label))), label...)
+	}
+	return append(b, 0)
 }
 
 // leaseTimes returns how long a lease is good for, when to ask its server for

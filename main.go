@@ -80,6 +80,9 @@ func plan(cfg *config) []step {
 		{name: "user", about: "account, password, groups, sudo",
 			needs: []string{"state", "spec"}, wants: []string{"entropy"},
 			weight: required, when: firstBoot, run: (*boot).stepUser},
+		{name: "handover", about: "files for what configures the network from now on",
+			needs: []string{"lease"}, wants: []string{"interfaces"},
+			weight: bestEffort, when: everyBoot, run: (*boot).stepHandover},
 		{name: "resolv", about: "name servers of the lease in /etc/resolv.conf",
 			needs:  []string{"lease"},
 			weight: bestEffort, when: everyBoot, run: (*boot).stepResolv},
@@ -125,10 +128,17 @@ func plan(cfg *config) []step {
 		weight: bestEffort, when: unacknowledged, run: (*boot).stepFingerprint}
 	if cfg.CustomDataWhen == "before" {
 		ready.needs = append(ready.needs, script.name)
-		return append(steps, script, ready, rsakey, fingerprint)
+		steps = append(steps, script, ready, rsakey, fingerprint)
+	} else {
+		script.needs = append(script.needs, ready.name)
+		steps = append(steps, ready, rsakey, fingerprint, script)
 	}
-	script.needs = append(script.needs, ready.name)
-	return append(steps, ready, rsakey, fingerprint, script)
+	if cfg.Network == "release" {
+		steps = append(steps, step{name: "release", about: "take back what was done to the network",
+			wants:  []string{"ready", "script", "interfaces", "handover", "resolv", "publish"},
+			weight: bestEffort, when: everyBoot, run: (*boot).stepRelease})
+	}
+	return steps
 }
 
 func main() {

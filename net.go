@@ -34,11 +34,7 @@ func (m *machine) applyLease(le *lease) error {
 			le.BeforeMTU = le.Link.MTU
 		}
 	}
-	broadcast := le.Broadcast
-	if !broadcast.IsValid() && le.Prefix.Bits() < 31 {
-		broadcast = lastAddress(le.Prefix)
-	}
-	if err := r.addAddress(le.Link, le.Prefix, broadcast, le.Metric); err != nil {
+	if err := r.addAddress(le.Link, le.Prefix, le.broadcast(), le.Metric); err != nil {
 		return err
 	}
 	for _, rt := range le.allRoutes() {
@@ -81,6 +77,25 @@ func (m *machine) withdraw(le *lease, down bool) error {
 	}
 	le.Added, le.More, le.BeforeMTU = nil, nil, 0
 	return errors.Join(errs...)
+}
+
+// broadcast is the broadcast address, the last of the prefix unless the lease
+// names another; none in prefixes without room for one.
+func (le *lease) broadcast() netip.Addr {
+	if !le.Broadcast.IsValid() && le.Prefix.Bits() < 31 {
+		return lastAddress(le.Prefix)
+	}
+	return le.Broadcast
+}
+
+// gateway is the gateway of the default route, if there is one.
+func (le *lease) gateway() netip.Addr {
+	for _, r := range le.Routes {
+		if r.Dst.Bits() == 0 {
+			return r.Gateway
+		}
+	}
+	return netip.Addr{}
 }
 
 // allRoutes returns the lease's routes, those on the link first since gateways

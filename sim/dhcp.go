@@ -78,7 +78,7 @@ func (p *Platform) serveDHCP(c *dhcpConn) {
 		if n < head+8+240 || head < 20 || ip[9] != 17 || binary.BigEndian.Uint16(ip[head+2:]) != 67 || string(ip[head+8+236:head+8+240]) != "\x63\x82\x53\x63" {
 			continue
 		}
-		if reply := p.answerDHCP(ip[head+8:]); reply != nil {
+		if reply := p.answerDHCP(ip[head+8:], [4]byte(ip[16:20]) != [4]byte{255, 255, 255, 255}); reply != nil {
 			to := &unix.SockaddrLinklayer{Protocol: etherIP, Ifindex: c.index, Halen: 6}
 			copy(to.Addr[:], ip[head+8+28:head+8+34])
 			c.awaitLink()
@@ -90,7 +90,7 @@ func (p *Platform) serveDHCP(c *dhcpConn) {
 var dhcpNames = map[byte]string{1: "DISCOVER", 2: "OFFER", 3: "REQUEST", 4: "DECLINE", 5: "ACK", 6: "NAK", 7: "RELEASE", 8: "INFORM"}
 
 // answerDHCP returns the IP packet that answers a BOOTP message, or nil.
-func (p *Platform) answerDHCP(b []byte) []byte {
+func (p *Platform) answerDHCP(b []byte, unicast bool) []byte {
 	options := map[byte][]byte{}
 	for o := b[240:]; len(o) > 1 && o[0] != 255; {
 		if o[0] == 0 {
@@ -109,8 +109,21 @@ func (p *Platform) answerDHCP(b []byte) []byte {
 	kind := options[53][0]
 	vm := p.byMAC(net.HardwareAddr(b[28:34]))
 	e := Event{Service: "dhcp", Type: dhcpNames[kind], Name: string(options[12])}
-	if name := options[81]; len(options[12]) == 0 && len(name) > 3 {
-		e.Name, _, _ = strings.Cut(string(name[3:]), ".")
+	if unicast {
+		e.Text = "unicast"
+	}
+	if name := options[81]; len(name) > 3 {
+		e.FQDN = string(name[3:])
+		if name[0]&4 != 0 { // in DNS wire form
+			var labels []string
+			for b := name[3:]; len(b) > 0 && b[0] > 0 && len(b) > int(b[0]); b = b[1+b[0]:] {
+				labels = append(labels, string(b[1:1+b[0]]))
+			}
+			e.FQDN = strings.Join(labels, ".")
+		}
+		if e.Name == "" {
+			e.Name, _, _ = strings.Cut(e.FQDN, ".")
+		}
 	}
 	if len(options[50]) == 4 {
 		e.Address = netip.AddrFrom4([4]byte(options[50])).String()

@@ -20,7 +20,8 @@ type Event struct {
 	Path    string    `json:"path,omitempty"`
 	Status  int       `json:"status,omitempty"`
 	Took    float64   `json:"took_ms,omitempty"`
-	Name    string    `json:"name,omitempty"`    // host name in DHCP, question in DNS
+	Name    string    `json:"name,omitempty"`    // host name in DHCP, question in DNS, what DNS knows at a health report
+	FQDN    string    `json:"fqdn,omitempty"`    // of DHCP option 81
 	Address string    `json:"address,omitempty"` // given or asked for
 	State   string    `json:"state,omitempty"`   // of a health report
 	Sub     string    `json:"substatus,omitempty"`

@@ -72,6 +72,18 @@ func (p *Platform) register(vm *VM, name string) {
 	p.names[strings.ToLower(name+"."+vm.Domain)] = vm.address().Addr()
 }
 
+// nameOf is the name that DNS has for a VM, "" when there is none.
+func (p *Platform) nameOf(vm *VM) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n, a := range p.names {
+		if a == vm.address().Addr() {
+			return n
+		}
+	}
+	return ""
+}
+
 // Serve runs all services until ctx is done: DHCP on the interfaces, HTTP and DNS
 // on the platform's addresses, which one of them must hold.
 func (p *Platform) Serve(ctx context.Context, devices ...string) error {

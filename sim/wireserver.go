@@ -137,6 +137,7 @@ func (p *Platform) health(w http.ResponseWriter, vm *VM, state, sub, text string
 	sound := state == "Ready" && sub == "" || state == "NotReady" && (sub == "Provisioning" || sub == "ProvisioningFailed")
 	if a, is := w.(*answer); is {
 		a.event.State, a.event.Sub, a.event.Text = state, sub, text
+		a.event.Name = p.nameOf(vm) // what DNS knows at this moment
 	}
 	if !sound {
 		http.Error(w, "unknown state", http.StatusBadRequest)
