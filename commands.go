@@ -26,10 +26,12 @@ const usageText = `usage: azprov [FLAGS]                        provision this V
        azprov init [-- COMMAND]              be PID 1: load modules, provision, then COMMAND or root=
        azprov prepare [-user NAME] [-n]      make an image of a root: remove what is one VM's (and the account),
                                              set up the boot loader; -n only prints the changes
+       azprov check [-kernel FILE|-config FILE]
+                                             what an image (-root) or a kernel lacks for Azure
        azprov version | help
 
 flags: -root DIR      root directory to provision (default /)
-       -config FILE   configuration file (default /etc/azprov.conf of the root)
+       -config FILE   configuration file (default /etc/azprov.conf of the root); with check, of a kernel
        -json          machine-readable output
        -sysfs DIR, -procfs DIR, -devfs DIR
                       other trees than /sys, /proc, /dev
@@ -40,7 +42,7 @@ flags: -root DIR      root directory to provision (default /)
 type arguments struct {
 	words                              []string // command and operands
 	root, config, sysfs, procfs, devfs string
-	user                               string // of prepare
+	user, kernel                       string // of prepare, of check
 	json, dry                          bool
 	keys                               [][2]string // configuration keys given as flags
 }
@@ -50,8 +52,8 @@ var errHelp = errors.New("help")
 // parseArguments takes flags before and after the words, with one dash or two,
 // as -flag value or -flag=value. "--" ends the flags.
 func parseArguments(args []string) (*arguments, error) {
-	a := &arguments{root: "/", sysfs: "/sys", procfs: "/proc", devfs: "/dev"}
-	values := map[string]*string{"root": &a.root, "config": &a.config, "sysfs": &a.sysfs, "procfs": &a.procfs, "devfs": &a.devfs, "user": &a.user}
+	a := &arguments{sysfs: "/sys", procfs: "/proc", devfs: "/dev"}
+	values := map[string]*string{"root": &a.root, "config": &a.config, "sysfs": &a.sysfs, "procfs": &a.procfs, "devfs": &a.devfs, "user": &a.user, "kernel": &a.kernel}
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
@@ -120,13 +122,21 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 	if err != nil {
 		return complain(stderr, err)
 	}
-	if command := strings.Join(a.words, " "); a.user != "" && command != "prepare" || a.dry && command != "prepare" && command != "disk" {
-		return complain(stderr, errors.New("-user is a flag of azprov prepare, -n of prepare and disk"))
+	command := strings.Join(a.words, " ")
+	if a.user != "" && command != "prepare" || a.dry && command != "prepare" && command != "disk" || a.kernel != "" && command != "check" {
+		return complain(stderr, errors.New("-user is a flag of azprov prepare, -n of prepare and disk, -kernel of check"))
+	}
+	if command == "check" {
+		return check(a, stdout, stderr)
+	}
+	if a.root == "" {
+		a.root = "/"
 	}
 	if len(a.words) == 0 {
 		return a.withMachine(stderr, func(m *machine) int { return provision(m, began) })
 	}
-	command, operands := a.words[0], a.words[1:]
+	var operands []string
+	command, operands = a.words[0], a.words[1:]
 	if command == "kernel" && len(operands) == 0 {
 		a.keys = append(a.keys, [2]string{"only", kernelSteps})
 		return a.withMachine(stderr, func(m *machine) int { return provision(m, began) })

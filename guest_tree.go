@@ -138,3 +138,20 @@ func (g *guest) removeTree(p string) error {
 		return nil
 	}})
 }
+
+// openFile opens a regular file below the root.
+func (g *guest) openFile(p string) (*os.File, error) {
+	rel, err := g.resolve(p)
+	if err != nil {
+		return nil, err
+	}
+	f, err := g.open(rel, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, failure("open", p, err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, failure("open", p, errors.New("not a regular file"))
+	}
+	return f, nil
+}

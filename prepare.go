@@ -374,18 +374,11 @@ func (m *machine) imageArchitecture() string {
 // head returns the first n bytes of a regular file, fewer if it is shorter; none
 // when it can't be read.
 func (m *machine) head(p string, n int) []byte {
-	rel, err := m.guest.resolve(p)
-	if err != nil {
-		return nil
-	}
-	f, err := m.guest.open(rel, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := m.guest.openFile(p)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil
-	}
 	b := make([]byte, n)
 	n, _ = io.ReadFull(f, b)
 	return b[:n]
