@@ -42,13 +42,23 @@ func TestKernelAndInitramfsAlone(t *testing.T) {
 	}
 }
 
-// (a) on the other generation: the DVD is a SCSI drive.
+// (a) on the other generation: the DVD is a SCSI drive. The timeline has the
+// kernel, azprov's steps and what the platform saw.
 func TestGenerationTwo(t *testing.T) {
 	l := newLab(t)
 	image := l.image(t, "a.img", "-modules", l.modules, "-without", "udf,isofs")
-	b := l.boot(t, "azprov.rescue=poweroff", "-initrd", image, "-gen", "2", "-keep")
+	b := l.boot(t, "azprov.rescue=poweroff", "-initrd", image, "-gen", "2", "-keep", "-timeline", filepath.Join(l.dir, "boot.svg"))
 	b.expect(t, "Ready acknowledged", "neither root= nor a command is given", "Power down")
 	b.end(t)
+	picture, err := os.ReadFile(filepath.Join(l.dir, "boot.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{">kernel<", ">media<", ">lease<", "dhcp DISCOVER edge-7", "wire POST"} {
+		if !strings.Contains(string(picture), text) {
+			t.Errorf("no %q in the timeline", text)
+		}
+	}
 }
 
 // (c) A busybox image with azprov as the PID-1 helper of its own script, and

@@ -98,7 +98,7 @@ func TestRootNames(t *testing.T) {
 	}
 	disk, uuid, partUUID := l.rootDisk(t, tree, "tiny")
 	image := l.image(t, "r.img", "-modules", l.modules, "-without", "udf,isofs")
-	for _, root := range []string{"UUID=" + strings.ToUpper(uuid) + " rw", "LABEL=tiny ro", "PARTUUID=" + partUUID + " rw single", "/dev/sda1 ro rootflags=noatime", "8:1 rw"} {
+	for _, root := range []string{"UUID=" + strings.ToUpper(uuid) + " rw", "LABEL=tiny ro", "PARTUUID=" + partUUID + " rw single", "/dev/sda1 ro rootfstype=xfs,ext4 rootflags=noatime", "8:1 rw"} {
 		t.Run(strings.ReplaceAll(root, "/", "_"), func(t *testing.T) {
 			b := l.boot(t, "root="+root, "-initrd", image, "-disk", disk, "-keep")
 			b.expect(t, "init of the root: /sbin/init", "edge-7", "Power down")
@@ -106,6 +106,9 @@ func TestRootNames(t *testing.T) {
 			mode := strings.Fields(root)[1]
 			if !strings.Contains(b.console(), " / ext4 "+mode+",") {
 				t.Errorf("the root is not mounted %s", mode)
+			}
+			if strings.Contains(root, "noatime") && !strings.Contains(b.console(), " / ext4 ro,noatime") {
+				t.Error("rootflags= are lost")
 			}
 			if strings.HasSuffix(root, "single") && !strings.Contains(b.console(), "/sbin/init single") {
 				t.Error("the word for init is lost")
