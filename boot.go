@@ -41,9 +41,13 @@ type boot struct {
 	hostKeys    []hostKey  // of the step hostkeys; RSA may be missing
 	allHostKeys []hostKey  // of the step rsakey
 	kvp         sync.Mutex // held while a pool file is written
+
+	poolKind string     // of a VM that waits in a pool, "" for others; of the spec step
+	pool     *poolWatch // what it waits for, once Ready was reported for the pool
+	document secret     // reprovision data, of a VM that has left a pool
 	// specialized is set when there is nothing to apply in this run, only Ready to
-	// be reported: a VM made from a specialized disk, which has no source and was
-	// provisioned before.
+	// be reported: a VM in a pool, or one made from a specialized disk, which has
+	// no source and was provisioned before.
 	specialized bool
 }
 
@@ -71,6 +75,8 @@ func (b *boot) stepState(context.Context) (string, error) {
 	id := b.instanceID()
 	before := b.instance
 	switch {
+	case b.document != nil:
+		return "given to a customer: provisioning by the reprovision data", nil
 	case before.Progress == applying && before.of(id):
 		return "an earlier run was cut off: provisioning again", nil
 	case before.Progress != untouched:
@@ -80,6 +86,9 @@ func (b *boot) stepState(context.Context) (string, error) {
 }
 
 func (b *boot) stepMark(context.Context) (string, error) {
+	if b.inPool() {
+		return "", nil // until all is applied a cut-off run starts from the pool again
+	}
 	// It need not be durable: without it the next run provisions as well.
 	if err := b.guest.mkdir(stateDir, 0o700, 0, 0); err != nil {
 		return "", err
@@ -188,7 +197,8 @@ func (b *boot) stepPublish(ctx context.Context) (string, error) {
 	return b.spec.HostName + " by a new request on the lease", nil
 }
 
-func (b *boot) stepGoalState(ctx context.Context) (string, error) {
+// useWireServer settles which wire server it is.
+func (b *boot) useWireServer() error {
 	endpoint := b.cfg.WireServer
 	if b.lease != nil {
 		endpoint = b.lease.wireServer(b.cfg)
@@ -197,10 +207,14 @@ func (b *boot) stepGoalState(ctx context.Context) (string, error) {
 		endpoint = defaultWireServer
 	}
 	w, err := newWireServer(endpoint, b.cfg.Health, func(text string) { b.log.note("goalstate", text) })
-	if err != nil {
+	b.wire = w
+	return err
+}
+
+func (b *boot) stepGoalState(ctx context.Context) (string, error) {
+	if err := b.useWireServer(); err != nil {
 		return "", err
 	}
-	b.wire = w
 	if b.cfg.Health == "json" {
 		return "", nil
 	}
@@ -218,7 +232,7 @@ func (b *boot) stepReady(ctx context.Context) (string, error) {
 	if bad := b.run.firstFailure(required); bad != nil {
 		return b.reportFailure(ctx, bad)
 	}
-	if b.phase == firstBoot {
+	if b.phase == firstBoot && b.poolKind == "" {
 		if err := b.commitApplied(); err != nil {
 			return "", err
 		}
@@ -230,6 +244,9 @@ func (b *boot) stepReady(ctx context.Context) (string, error) {
 	if b.wire == nil {
 		return "", failure("report ready", "", errors.New("the goalstate step was left out"))
 	}
+	if b.poolKind != "" {
+		return b.poolReady(ctx)
+	}
 	if err := b.wire.report(ctx, b.goal, health{State: "Ready"}); err != nil {
 		b.writeReport(b.failureReport(&result{Name: "ready", Err: err}))
 		return "", err
@@ -240,7 +257,7 @@ func (b *boot) stepReady(ctx context.Context) (string, error) {
 		b.warn("ready", "acknowledged, but not recorded, so that Ready will be sent again: %v", err)
 	}
 	b.writeReport(b.newReport("success"))
-	if b.cfg.MediaEject && b.medium != nil {
+	if b.cfg.MediaEject && b.medium != nil && b.document == nil {
 		if err := b.ejectMedium(b.medium.Device); err != nil {
 			b.warn("ready", "%v", err)
 		}
@@ -253,6 +270,12 @@ func (b *boot) stepReady(ctx context.Context) (string, error) {
 func (b *boot) reportFailure(ctx context.Context, bad *result) (string, error) {
 	rep := b.failureReport(bad)
 	b.writeReport(rep)
+	if b.inPool() {
+		// Else the next boot would ask for reprovision data that never come.
+		if err := b.saveProgress(applying); err != nil {
+			b.warn("ready", "%v", err)
+		}
+	}
 	if b.wire == nil {
 		return "", failure("report failure", "", errors.New("no wire server was reached"))
 	}
@@ -264,7 +287,7 @@ func (b *boot) reportFailure(ctx context.Context, bad *result) (string, error) {
 }
 
 func (b *boot) newReport(res string) *report {
-	r := &report{Result: res, Agent: "azprov/" + version, VMID: b.vmID(), Time: b.now(), Warnings: b.currentWarnings()}
+	r := &report{Result: res, Agent: "azprov/" + version, VMID: b.vmID(), Time: b.now(), Pool: b.poolKind, Warnings: b.currentWarnings()}
 	if b.instance.Script != "" {
 		r.CustomData = b.instance.Script
 	}

@@ -242,14 +242,38 @@ func provision(m *machine, began time.Time) int {
 		return code
 	}
 	defer unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.Deadline)
+	if b.partial() {
+		return b.finish(b.runAll(began))
+	}
+	if b.inPool() {
+		b = b.reuse(false)
+	}
+	results := b.runAll(began)
+	if b.pool != nil {
+		b.finish(results)
+		if err := b.waitInPool(); err != nil {
+			b.log.fail("pool", err.Error())
+			return exitFailed
+		}
+		b = b.reuse(true)
+		results = b.runAll(time.Now())
+	}
+	return b.finish(results)
+}
+
+// runAll runs the steps that have work, or those that were asked for.
+func (b *boot) runAll(began time.Time) []result {
+	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Deadline)
 	defer cancel()
-	steps := plan(m.cfg)
-	picked := pick(steps, m.cfg.Only)
-	results := b.runPlan(ctx, steps, began, func(s step) bool {
+	steps := plan(b.cfg)
+	picked := pick(steps, b.cfg.Only)
+	connected := b.lease != nil // since the VM has left a pool
+	return b.runPlan(ctx, steps, began, func(s step) bool {
+		if connected && (s.name == "link" || s.name == "lease") {
+			return false
+		}
 		return s.when >= b.phase && (len(picked) == 0 || slices.Contains(picked, s.name))
 	})
-	return b.finish(results)
 }
 
 // finish says how the run ended and keeps its status.
@@ -268,6 +292,8 @@ func (b *boot) finish(results []result) int {
 		b.log.fail("azprov", "a step failed, of those that were asked for")
 	case b.partial():
 		b.log.step("azprov", "only "+strings.Join(b.cfg.Only, ", "), took)
+	case b.pool != nil:
+		b.log.step("azprov", "waiting to be given to a customer", took)
 	case code == exitFailed:
 		b.log.fail("azprov", "provisioning failed")
 	case code == exitUnacknowledged:
@@ -314,14 +340,7 @@ func reportOnly(m *machine, operands []string, began time.Time, stderr io.Writer
 	b.phase = unacknowledged
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.Deadline)
 	defer cancel()
-	var steps []step
-	for _, s := range plan(m.cfg) {
-		switch s.name {
-		case "link", "lease", "goalstate":
-			s.wants = nil
-			steps = append(steps, s)
-		}
-	}
+	steps := rows(plan(m.cfg), "link", "lease", "goalstate")
 	tell := func(b *boot, ctx context.Context) (string, error) {
 		rep := b.newReport("success")
 		if h.State != "Ready" {

@@ -184,6 +184,9 @@ func (m *machine) writeInterfaces(le *lease) error {
 
 // stepRelease takes back what azprov has done to the network.
 func (b *boot) stepRelease(context.Context) (string, error) {
+	if b.poolKind != "" {
+		return "", nil // the VM is told by its network that it leaves the pool
+	}
 	var errs []error
 	for _, le := range b.others {
 		errs = append(errs, b.withdraw(le, true))

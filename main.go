@@ -72,7 +72,7 @@ func plan(cfg *config) []step {
 			weight: bestEffort, when: firstBoot, run: readSource(fromIMDS)},
 		{name: "spec", about: "what this VM was created with: the DVD, else the metadata service",
 			needs: []string{"state", "media"}, wants: []string{"imds"},
-			enough: func(b *boot) bool { return b.medium != nil },
+			enough: func(b *boot) bool { return b.medium != nil && b.document == nil },
 			weight: required, when: firstBoot, run: (*boot).stepSpec},
 		{name: "hostname", about: "host name: kernel, /etc/hostname, /etc/hosts",
 			needs:  []string{"state", "spec"},
@@ -106,17 +106,10 @@ func plan(cfg *config) []step {
 			weight: required, when: firstBoot, run: (*boot).stepCustomData},
 		{name: "metadata", about: "what the metadata service adds to the DVD: keys, user data",
 			needs:  []string{"imds", "ssh", "sshd", "customdata"},
-			weight: bestEffort, when: firstBoot, run: (*boot).stepMetadata},
+			weight: required, when: firstBoot, run: (*boot).stepMetadata},
 		{name: "records", about: "what other software of the image looks for in /var/lib/waagent",
 			needs:  []string{"state", "spec"},
 			weight: required, when: firstBoot, run: (*boot).stepRecords},
-	}
-	if cfg.CustomDataMust {
-		for i := range steps {
-			if steps[i].name == "metadata" {
-				steps[i].weight = required
-			}
-		}
 	}
 	// RSA takes long, and what the platform does with fingerprints is unknown:
 	// Ready waits for neither.

@@ -22,6 +22,8 @@ type link struct {
 	Driver string // from sysfs; may be empty
 	Path   string // of its device in sysfs; may be empty
 	Raised bool   // azprov has brought it up
+	// Changes is how often the carrier has come or gone since the device was made.
+	Changes int
 }
 
 func (l *link) up() bool      { return l.Flags&unix.IFF_UP != 0 }
@@ -57,6 +59,8 @@ func decodeLink(b []byte) (*link, error) {
 			}
 		case unix.IFLA_MTU:
 			l.MTU = attributeInt(v)
+		case unix.IFLA_CARRIER_CHANGES:
+			l.Changes = attributeInt(v)
 		case unix.IFLA_MASTER:
 			l.Master = attributeInt(v)
 		case unix.IFLA_LINKINFO:

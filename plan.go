@@ -103,6 +103,18 @@ func (b *boot) partial() bool {
 	return len(b.cfg.Only) > 0 && b.run.result("ready").Outcome == skipped
 }
 
+// rows returns some rows of a plan, which then wait only for each other.
+func rows(plan []step, names ...string) []step {
+	var list []step
+	for _, s := range plan {
+		if slices.Contains(names, s.name) {
+			s.wants = nil
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 // running is a plan under way.
 type running struct {
 	began   time.Time

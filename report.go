@@ -16,6 +16,7 @@ type report struct {
 	Agent      string
 	VMID       string
 	Time       time.Time
+	Pool       string // kind of a pre-provisioned VM, "" for others
 	Step, Path string
 	Errno      unix.Errno
 	CustomData string // how it ended, if it ran
@@ -29,6 +30,10 @@ const docURL = "https://aka.ms/linuxprovisioningerror"
 // counts the bytes that a text takes where it goes; what does not fit into limit
 // is left out from the end, the reason being cut first to a half.
 func (r *report) text(limit int, measure func(string) int) string {
+	pool := r.Pool
+	if pool == "" {
+		pool = "None"
+	}
 	fields := []string{field("result", r.Result)}
 	if r.Result != "success" {
 		reason := r.Reason
@@ -37,7 +42,7 @@ func (r *report) text(limit int, measure func(string) int) string {
 		}
 		fields = append(fields, field("reason", reason))
 	}
-	fields = append(fields, field("agent", r.Agent), field("pps_type", "None"), field("vm_id", r.VMID),
+	fields = append(fields, field("agent", r.Agent), field("pps_type", pool), field("vm_id", r.VMID),
 		field("timestamp", r.Time.UTC().Format("2006-01-02T15:04:05.000000+00:00")))
 	if r.Step != "" {
 		fields = append(fields, field("step", r.Step))

@@ -151,6 +151,9 @@ func (mediumSource) name() string { return "dvd" }
 // read looks for the medium for up to media.wait. When there is none the
 // metadata service may stand in, unless the configuration names the one to read.
 func (mediumSource) read(ctx context.Context, b *boot) (*spec, string, error) {
+	if b.document != nil {
+		return b.takeMedium(&medium{Device: "reprovisiondata", FileSystem: "imds", OVF: b.document})
+	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.MediaWait+time.Second)
 	defer cancel()
 	med, err := b.findMedium(ctx, b.mediumNotNeeded)
@@ -161,6 +164,10 @@ func (mediumSource) read(ctx context.Context, b *boot) (*spec, string, error) {
 		b.mediumErr = err
 		return nil, "no medium", nil
 	}
+	return b.takeMedium(med)
+}
+
+func (b *boot) takeMedium(med *medium) (*spec, string, error) {
 	s, err := parseOVF(med.OVF)
 	if err != nil {
 		return nil, "", failure("parse ovf-env.xml", med.Device, err)
@@ -208,9 +215,13 @@ func (b *boot) stepSpec(context.Context) (string, error) {
 	if s.ProvisionProxyAgent && !b.guest.isFile("/usr/sbin/azure-proxy-agent") {
 		b.warn("spec", "the VM was created with the guest proxy agent, and /usr/sbin/azure-proxy-agent is not in the image")
 	}
-	if s.Preprovisioned != "" {
-		// Its account is the pool's. To apply it would lock the customer out.
-		return "", failure("provision", "", fmt.Errorf("this is a pre-provisioned VM (%s), which this version can't wait for", s.Preprovisioned))
+	if b.document != nil {
+		if b.imds != nil && b.imds.Spec.Preprovisioned != "" {
+			return "", failure("use", "metadata", errors.New("invalid IMDS metadata for key=extended.compute.ppsType: "+b.imds.PPSType+", although the VM has left its pool"))
+		}
+	} else if s.Preprovisioned != "" {
+		b.poolKind, b.specialized = s.Preprovisioned, true
+		return "pre-provisioned VM, " + s.Preprovisioned + ": nothing of this document is applied", nil
 	}
 	b.spec = s
 	if b.medium == nil {
@@ -237,39 +248,46 @@ func (b *boot) noSource() error {
 
 // stepMetadata applies what the metadata service adds to a medium that was read
 // before the network was there.
-func (b *boot) stepMetadata(ctx context.Context) (string, error) {
+func (b *boot) stepMetadata(context.Context) (string, error) {
 	if b.imds == nil || b.specialized {
 		return "", nil
 	}
+	if kind := b.imds.Spec.Preprovisioned; kind != "" && b.document == nil {
+		return "", failure("use", "metadata", errors.New("they say that this VM waits in a pool ("+kind+"), the DVD does not"))
+	}
+	text, err := b.addMetadata()
+	if err != nil {
+		b.warn("metadata", "%v", err)
+	}
+	more, err := b.missingCustomData()
+	return joinTexts(text, more), err
+}
+
+// addMetadata applies the keys that a medium lacks, and how to log in if it does
+// not say that.
+func (b *boot) addMetadata() (string, error) {
+	if b.medium == nil {
+		return "", nil
+	}
 	all := b.merged()
-	var done []string
-	if b.medium != nil {
-		for _, note := range all.Notes {
-			b.warn("metadata", "%s", note)
-		}
-		var extra []sshKey
-		for _, k := range all.Keys {
-			if k.Source == sourceIMDS {
-				extra = append(extra, k)
-			}
-		}
-		if len(extra) > 0 {
-			text, err := b.applyKeys(b.account, extra)
-			if err != nil {
-				return "", err
-			}
-			done = append(done, text)
-		}
-		if b.spec.DisablePasswordAuth == nil && all.DisablePasswordAuth != nil {
-			text, err := b.applySSHD(all)
-			if err != nil {
-				return "", err
-			}
-			done = append(done, text)
+	for _, note := range all.Notes {
+		b.warn("metadata", "%s", note)
+	}
+	var extra []sshKey
+	for _, k := range all.Keys {
+		if k.Source == sourceIMDS {
+			extra = append(extra, k)
 		}
 	}
-	text, err := b.missingCustomData()
-	return joinTexts(append(done, text)...), err
+	var keys, logins string
+	var err error
+	if len(extra) > 0 {
+		keys, err = b.applyKeys(b.account, extra)
+	}
+	if b.spec.DisablePasswordAuth == nil && all.DisablePasswordAuth != nil && err == nil {
+		logins, err = b.applySSHD(all)
+	}
+	return joinTexts(keys, logins), err
 }
 
 // missingCustomData says so when custom data were promised and are nowhere, and
@@ -289,7 +307,11 @@ func (b *boot) missingCustomData() (string, error) {
 	case b.cfg.UserData && b.imds.UserData != nil:
 		b.spec.CustomData = b.imds.UserData
 		text, err := b.storeCustomData(b.spec.CustomData, stateDir)
-		return "user data as custom data, " + text, err
+		if err != nil {
+			b.warn("metadata", "%v", err)
+			return "", nil
+		}
+		return "user data as custom data, " + text, nil
 	}
 	return "", nil
 }

@@ -24,6 +24,8 @@ type progress string
 const (
 	untouched    progress = ""
 	applying     progress = "applying"
+	pooling      progress = "pooling" // about to report Ready for a pool
+	pooled       progress = "pooled"  // reported it; waits to be given to a customer
 	applied      progress = "applied"
 	acknowledged progress = "acknowledged"
 )
@@ -68,7 +70,7 @@ func parseInstance(data []byte) (instance, error) {
 		}
 	}
 	switch in.Progress {
-	case applying, applied, acknowledged:
+	case applying, pooling, pooled, applied, acknowledged:
 		return in, nil
 	}
 	return in, errors.New("no known progress in it")

@@ -46,6 +46,11 @@ func (p *Platform) imds(w http.ResponseWriter, r *http.Request) {
 	case !known:
 		fail(http.StatusBadRequest, "Bad request. api-version is invalid or was not specified in the request.")
 	case path == "/reprovisiondata":
+		if doc := p.reprovisionData(vm); doc != nil {
+			w.Header().Set("Content-Type", "application/xml; charset=utf-8")
+			w.Write(doc)
+			return
+		}
 		fail(http.StatusNotFound, "Not found")
 	case path == "/instance" || strings.HasPrefix(path, "/instance/"):
 		doc := vm.instance()
@@ -88,7 +93,10 @@ func (vm *VM) instance() map[string]any {
 		}
 	}
 	pps := vm.PreprovisionedVMType
-	if pps == "" {
+	switch {
+	case pps == "" && vm.PreprovisionedVM:
+		pps = "Running"
+	case pps == "":
 		pps = "None"
 	}
 	data, _ := vm.customData()

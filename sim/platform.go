@@ -27,19 +27,24 @@ type Platform struct {
 	// empty document.
 	CertificatesDocument func(vm *VM, transport []byte, cipher string) ([]byte, error)
 
+	// Switch changes the network of a VM that is given to a customer, as its kind
+	// of pre-provisioned VM asks for; became is what it is from then on.
+	Switch func(kind string, became *VM) error
+
 	mu    sync.Mutex
+	given map[*VM]int           // VMs that have left a pool, and how often they still ask too early
 	names map[string]netip.Addr // by lower-case fully qualified name
 	ready map[*VM]time.Time
 }
 
 // New returns a platform without requests yet.
 func New(vms []*VM, log *Log, faults *Faults) *Platform {
-	return &Platform{VMs: vms, Log: log, Faults: faults, names: map[string]netip.Addr{}, ready: map[*VM]time.Time{}}
+	return &Platform{VMs: vms, Log: log, Faults: faults, names: map[string]netip.Addr{}, ready: map[*VM]time.Time{}, given: map[*VM]int{}}
 }
 
 // byMAC and byAddress find the VM that a packet comes from.
 func (p *Platform) byMAC(mac net.HardwareAddr) *VM {
-	for _, vm := range p.VMs {
+	for _, vm := range p.current() {
 		if strings.EqualFold(vm.MAC, mac.String()) {
 			return vm
 		}
@@ -52,7 +57,7 @@ func (p *Platform) byAddress(remote string) *VM {
 	if err != nil {
 		host = remote
 	}
-	for _, vm := range p.VMs {
+	for _, vm := range p.current() {
 		if vm.address().Addr().String() == host {
 			return vm
 		}

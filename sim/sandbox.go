@@ -192,7 +192,6 @@ func platformStage() (int, error) {
 		return 0, err
 	}
 	p := New(all, NewLog(logFile), faults)
-
 	ready, started, err := os.Pipe()
 	if err != nil {
 		return 0, err
@@ -211,6 +210,7 @@ func platformStage() (int, error) {
 		return 0, err
 	}
 	pid := strconv.Itoa(guest.Process.Pid)
+	p.Switch = p.sandboxSwitch(guest.Process.Pid, guest.Process.Kill)
 	if err := ip("link", "set", "lo", "up"); err != nil {
 		return stop(err)
 	}
@@ -243,6 +243,9 @@ func platformStage() (int, error) {
 		return stop(err)
 	}
 	started.Close()
+	if vm.Restarted {
+		p.assignLater(vm)
+	}
 	return exitCode(guest.Wait())
 }
 

@@ -43,6 +43,13 @@ type VM struct {
 	PreprovisionedVM              bool     `json:"preprovisionedVm"`
 	PreprovisionedVMType          string   `json:"preprovisionedVmType"`
 
+	// Assigned is what a pre-provisioned VM becomes when it is given to a customer:
+	// members of this description. That happens AssignAfter seconds after the first
+	// Ready or, for a VM that has reported it in an earlier run, after the start.
+	Assigned    json.RawMessage `json:"assigned"`
+	AssignAfter float64         `json:"assignAfter"`
+	Restarted   bool            `json:"restarted"`
+
 	// IMDS is what the metadata service says otherwise: members of this description.
 	IMDS json.RawMessage `json:"imds"`
 
@@ -158,6 +165,9 @@ func (vm *VM) Defaults(n int) error {
 	}
 	if _, err := vm.with(vm.IMDS); err != nil {
 		return fmt.Errorf("imds: %w", err)
+	}
+	if _, err := vm.with(vm.Assigned); err != nil {
+		return fmt.Errorf("assigned: %w", err)
 	}
 	return nil
 }

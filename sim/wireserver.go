@@ -145,10 +145,14 @@ func (p *Platform) health(w http.ResponseWriter, vm *VM, state, sub, text string
 	}
 	if state == "Ready" {
 		p.mu.Lock()
-		if p.ready[vm].IsZero() {
+		first := p.ready[vm].IsZero()
+		if first {
 			p.ready[vm] = time.Now()
 		}
 		p.mu.Unlock()
+		if first {
+			p.assignLater(vm)
+		}
 	}
 	w.WriteHeader(status)
 }
