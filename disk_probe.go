@@ -176,17 +176,16 @@ func (v *diskView) look(e extent, sector int64) {
 	if t.kind != "" {
 		v.signs |= signTable
 	}
-	parts := t.used(e)
+	// A format writes its marker where the new partition will start before it touches
+	// the table.
+	start, _ := resourceSpan(e.size, sector)
+	marked := hasFormatMarker(e.at(start, 512), e.size, start)
+	parts := t.used(e, marked)
 	switch {
 	case len(parts) == 1:
 		v.part = parts[0]
-	case t.clean && len(names) == 0:
-		// The first write of a format to an empty disk is its marker.
-		if from, _ := resourceSpan(e.size, sector); hasFormatMarker(e.at(from, 512), e.size, from) {
-			v.part = partition{number: 1, from: from}
-			v.signs |= signCutOff
-			return
-		}
+	case marked && len(parts) == 0 && len(names) == 0:
+		v.part = partition{number: 1, from: start}
 	}
 	if v.part.number > 0 && hasFormatMarker(e.at(v.part.from, 512), e.size, v.part.from) {
 		v.signs |= signCutOff

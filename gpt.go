@@ -21,7 +21,6 @@ type partTable struct {
 	kind  string // "GPT", "MBR", or "" for none
 	parts []partition
 	torn  string // what is wrong with it
-	clean bool   // the first sector holds nothing
 	size  int64  // of the disk
 	head  int64  // bytes at the start, and
 	tail  int64  // at the end, that belong to the table
@@ -109,13 +108,12 @@ func readTable(e extent, sector int64) *partTable {
 		t.torn = "the first sector can't be read"
 		return t
 	}
-	t.clean = onlyZeros(mbr)
 	end := e.size/sector - 1
 	primary, backup := readGPT(e, 1, sector), readGPT(e, end, sector)
 	traces := e.has(sector, gptMagic[:8]) || e.has(end*sector, gptMagic[:8])
 	protective := t.readMBR(mbr, sector)
 	switch {
-	case protective || traces && t.clean:
+	case protective || traces && onlyZeros(mbr):
 		t.kind, t.parts = "GPT", nil
 		g := primary
 		if g == nil {
@@ -188,12 +186,12 @@ func (t *partTable) readMBR(b []byte, sector int64) (protective bool) {
 	return gpt == 1 && len(t.parts) == 0
 }
 
-// used are the partitions that count: an empty one that Windows reserves for
-// itself does not.
-func (t *partTable) used(e extent) []partition {
+// used are the partitions that count: one that Windows reserves for itself does
+// not, if it is empty, or marked by a format that had seen it empty.
+func (t *partTable) used(e extent, marked bool) []partition {
 	var list []partition
 	for _, p := range t.parts {
-		if string(p.kind[:]) == guidReserved && (extent{e.r, p.from, p.size, e.err}).blank(func(int64) bool { return false }) {
+		if string(p.kind[:]) == guidReserved && (marked || (extent{e.r, p.from, p.size, e.err}).blank(func(int64) bool { return false })) {
 			continue
 		}
 		list = append(list, p)
