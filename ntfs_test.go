@@ -16,7 +16,7 @@ func FuzzNTFS(f *testing.F) {
 	var used [][]int
 	for _, cluster := range []string{"512", "4096", "65536"} {
 		file := filepath.Join(f.TempDir(), "image")
-		if err := os.WriteFile(file, make([]byte, 4<<20), 0o600); err != nil {
+		if err := os.WriteFile(file, make([]byte, 2<<20), 0o600); err != nil {
 			f.Fatal(err)
 		}
 		if exec.Command("mkntfs", "-F", "-Q", "-q", "-L", azureLabel, "-c", cluster, file).Run() != nil {

@@ -24,7 +24,7 @@ const chassisTag = "7783-7084-3265-9085-8269-3286-77"
 type Machine struct {
 	Kernel, Initrd, Append string
 	Disk                   string // image of the OS disk (raw), "" for none
-	ResourceDisk           string // image of the resource disk (raw), "" for none
+	ResourceDisk           string // image of the resource disk (raw), "" for none: /dev/vda of the guest
 	DVD                    string // image of the provisioning medium, "" for none
 	OEM0                   string // what the ACPI table OEM0 holds, "" for no such table
 	Generation             int    // 1: BIOS, DVD on ATA; 2: UEFI if Firmware is given, DVD on SCSI
@@ -50,6 +50,12 @@ func (m *Machine) args(accelerator string) []string {
 	if strings.Contains(m.Append, "console=tty") {
 		console = "" // an image whose boot loader has its own idea
 	}
+	words := ""
+	if m.ResourceDisk != "" {
+		// Without VMBus nothing in the guest says which disk is the resource disk. It
+		// is the only one of its bus, so that its name is certain.
+		words = "azprov.resourcedisk=/dev/vda "
+	}
 	cpu := "max"
 	if accelerator == "kvm" {
 		cpu = "host"
@@ -58,7 +64,7 @@ func (m *Machine) args(accelerator string) []string {
 	}
 	a := []string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", machine, "-accel", accelerator, "-cpu", cpu,
 		"-m", strconv.Itoa(max(m.MemoryMB, 32)), "-smp", strconv.Itoa(max(m.CPUs, 1)), "-serial", "stdio",
-		"-kernel", m.Kernel, "-append", console + "panic=-1 " + m.Append,
+		"-kernel", m.Kernel, "-append", console + "panic=-1 " + words + m.Append,
 		"-smbios", "type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,uuid=" + m.UUID,
 		"-smbios", "type=3,asset=" + chassisTag}
 	a = append(a, firmware...)
@@ -68,17 +74,14 @@ func (m *Machine) args(accelerator string) []string {
 	if m.Initrd != "" {
 		a = append(a, "-initrd", m.Initrd)
 	}
-	if m.Disk != "" || m.ResourceDisk != "" || m.Generation == 2 {
+	if m.Disk != "" || m.Generation == 2 {
 		a = append(a, "-device", "virtio-scsi-pci,id=scsi")
 	}
-	disk := func(id, file string, lun int) {
-		a = append(a, "-drive", "if=none,format=raw,id="+id+",file="+escape(file), "-device", fmt.Sprintf("scsi-hd,vendor=Msft,product=Virtual Disk,bus=scsi.0,scsi-id=0,lun=%d,drive=%s", lun, id))
-	}
 	if m.Disk != "" {
-		disk("os", m.Disk, 0)
+		a = append(a, "-drive", "if=none,format=raw,id=os,file="+escape(m.Disk), "-device", "scsi-hd,vendor=Msft,product=Virtual Disk,bus=scsi.0,scsi-id=0,lun=0,drive=os")
 	}
 	if m.ResourceDisk != "" {
-		disk("resource", m.ResourceDisk, 1)
+		a = append(a, "-drive", "if=none,format=raw,discard=unmap,id=resource,file="+escape(m.ResourceDisk), "-device", "virtio-blk-pci,drive=resource")
 	}
 	if m.DVD != "" {
 		a = append(a, "-drive", "if=none,format=raw,readonly=on,media=cdrom,id=dvd,file="+escape(m.DVD))

@@ -41,10 +41,12 @@ func boot(args []string) (int, error) {
 	if m.Accelerator != "" && m.Accelerator != "tcg" && m.Accelerator != "kvm" {
 		return 2, fmt.Errorf("-accel %s: neither tcg nor kvm", m.Accelerator)
 	}
-	if o.ResourceSize, err = parseSize(resource); err != nil {
+	if strings.Contains(resource, "/") {
+		m.ResourceDisk = resource
+	} else if o.ResourceSize, err = parseSize(resource); err != nil {
 		return 2, err
 	}
-	for _, p := range []*string{&o.VM, &o.Faults, &o.Log, &o.Timeline, &m.Kernel, &m.Initrd, &m.Disk, &m.Firmware} {
+	for _, p := range []*string{&o.VM, &o.Faults, &o.Log, &o.Timeline, &m.Kernel, &m.Initrd, &m.Disk, &m.ResourceDisk, &m.Firmware} {
 		if *p != "" {
 			if *p, err = filepath.Abs(*p); err != nil {
 				return 2, err
@@ -65,7 +67,7 @@ func parseSize(s string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n <= 0 || n > 1<<62>>shift {
-		return 0, fmt.Errorf("-resource-disk: %q is no size", s)
+		return 0, fmt.Errorf("-resource-disk: %q is no size, and no path of a file", s)
 	}
 	return n << shift, nil
 }

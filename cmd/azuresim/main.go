@@ -23,7 +23,7 @@ const usage = `usage: azuresim media -o FILE [-vm FILE] [-format udf|bridge|ovf|
        azuresim sandbox [-vm FILE] [-faults FILE] [-log FILE] [-dir DIR] [-bind HOST:GUEST]
                         [-media-late DURATION] [-- COMMAND ARG...]
        azuresim boot -kernel FILE [-initrd FILE] [-disk FILE] [-append WORDS] [-gen 1|2] [-firmware FILE]
-                     [-resource-disk SIZE] [-memory MB] [-cpus N] [-accel tcg|kvm] [-ssh PORT]
+                     [-resource-disk SIZE|./FILE] [-memory MB] [-cpus N] [-accel tcg|kvm] [-ssh PORT]
                      [-vm FILE] [-faults FILE] [-log FILE] [-timeline FILE.svg] [-timeout DURATION] [-keep]
        azuresim timeline -o FILE.svg [-log FILE] STATUS.json
        azuresim help
