@@ -279,7 +279,7 @@ func (m *machine) warnMatch(c *sshdConfig, settings []sshdSetting) {
 }
 
 // reloadPause is how long an sshd that was told to reload is left alone: it starts
-// over, and misses a signal until it has.
+// over, has no pid file meanwhile, and misses a signal until it has.
 const reloadPause = 500 * time.Millisecond
 
 // reloadSSHD tells a running sshd of this root to read its configuration and its
@@ -288,6 +288,9 @@ func (m *machine) reloadSSHD() {
 	if m.guest.dir != "/" {
 		return
 	}
+	m.reload.Lock()
+	defer m.reload.Unlock()
+	time.Sleep(reloadPause - time.Since(m.reloaded))
 	data, err := m.guest.read("/run/sshd.pid", 32)
 	if err != nil {
 		return
@@ -296,9 +299,6 @@ func (m *machine) reloadSSHD() {
 	if err != nil || pid <= 1 || sysAttr(m.proc(strconv.Itoa(pid), "comm")) != "sshd" {
 		return
 	}
-	m.reload.Lock()
-	defer m.reload.Unlock()
-	time.Sleep(reloadPause - time.Since(m.reloaded))
 	if err := unix.Kill(pid, unix.SIGHUP); err != nil {
 		m.warn("sshd", "sshd (pid %d) was not told to reload: %v", pid, err)
 		return
