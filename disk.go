@@ -166,17 +166,33 @@ func (m *machine) awaitsSCSI() (wait time.Duration) {
 		if id != vmbusSCSI || ide {
 			continue
 		}
-		luns, _ := filepath.Glob(dir + "/host*/target*/*:*:*:*")
-		if len(luns) == 0 {
-			wait = diskDoubt
-		}
-		for _, lun := range luns {
+		luns := 0
+		for _, lun := range children(children(children([]string{dir}, "host"), "target"), "") {
+			if !strings.Contains(filepath.Base(lun), ":") {
+				continue // target/HOST:CHANNEL:TARGET:LUN is a disk
+			}
+			luns++
 			if strings.HasSuffix(lun, ":1") && sysAttr(lun+"/type") == "0" {
 				return diskWait
 			}
 		}
+		if luns == 0 {
+			wait = diskDoubt
+		}
 	}
 	return wait
+}
+
+// children returns what is in directories, where its name starts so.
+func children(dirs []string, prefix string) (list []string) {
+	for _, dir := range dirs {
+		for _, path := range listDir(dir) {
+			if strings.HasPrefix(filepath.Base(path), prefix) {
+				list = append(list, path)
+			}
+		}
+	}
+	return list
 }
 
 // awaitsNVMe says whether a controller has yet to show its disk.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"slices"
 )
 
 // span is a run of blocks.
@@ -306,9 +305,11 @@ func (l *ext4Layout) superGroups() []uint64 {
 	for _, p := range [...]uint64{3, 5, 7} {
 		for n := p; n < l.groups; n *= p {
 			list = append(list, n)
+			for i := len(list) - 1; list[i] < list[i-1]; i-- {
+				list[i], list[i-1] = list[i-1], list[i]
+			}
 		}
 	}
-	slices.Sort(list)
 	return list[:min(l.groups, uint64(len(list)))]
 }
 

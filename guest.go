@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"sort"
 	"strings"
 	"sync"
 
@@ -260,7 +259,7 @@ func (g *guest) list(p string) []string {
 	}
 	defer f.Close()
 	names, _ := f.Readdirnames(4096)
-	sort.Strings(names)
+	sortNames(names)
 	return names
 }
 

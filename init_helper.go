@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -138,7 +139,18 @@ func unmountAll(procfs string) {
 
 // unescapeMount undoes the octal escapes of /proc/mounts.
 func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				c = byte(n)
+				i += 3
+			}
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
 }
 
 // sleepForever is what PID 1 does when nothing is left to do: it must not exit.

@@ -278,3 +278,11 @@ func TestUsageOfInit(t *testing.T) {
 		t.Error("startedAsInit")
 	}
 }
+
+func TestUnescapeMount(t *testing.T) {
+	for in, want := range map[string]string{`/a\040b\011c\012d\134e`: "/a b\tc\nd\\e", `\04`: `\04`, `\999`: `\999`, `\134040`: `\040`, "": ""} {
+		if got := unescapeMount(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -32,7 +32,7 @@ func readModuleConf(root, cmdline string) moduleConf {
 			}
 		}
 	}
-	slices.Sort(names)
+	sortNames(names)
 	for _, name := range names {
 		f, err := os.Open(paths[name])
 		if err != nil {

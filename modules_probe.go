@@ -197,9 +197,21 @@ func listDir(dir string) []string {
 	}
 	defer f.Close()
 	names, _ := f.Readdirnames(4096)
-	slices.Sort(names)
+	sortNames(names)
 	for i, name := range names {
 		names[i] = dir + "/" + name
 	}
 	return names
+}
+
+// sortNames sorts a few thousand names at most, in place. The sort of package
+// slices is 6 kB more of program for each type.
+func sortNames(names []string) {
+	for gap := len(names) / 2; gap > 0; gap /= 2 {
+		for i := gap; i < len(names); i++ {
+			for j := i; j >= gap && names[j] < names[j-gap]; j -= gap {
+				names[j], names[j-gap] = names[j-gap], names[j]
+			}
+		}
+	}
 }

@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -266,5 +268,19 @@ func TestUeventsFromTheKernel(t *testing.T) {
 	s.interrupt()
 	if _, _, err := s.receive(); err != errInterrupted {
 		t.Errorf("after interrupt: %v", err)
+	}
+}
+
+func TestSortNames(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for n := range 200 {
+		names := make([]string, n)
+		for i := range names {
+			names[i] = strconv.Itoa(r.IntN(n + 1))
+		}
+		want := slices.Sorted(slices.Values(names))
+		if sortNames(names); !slices.Equal(names, want) {
+			t.Fatalf("%q, want %q", names, want)
+		}
 	}
 }

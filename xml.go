@@ -183,7 +183,10 @@ func (r *xmlReader) instruction() error {
 	if err != nil {
 		return err
 	}
-	name, rest, _ := strings.Cut(strings.NewReplacer("\t", " ", "\n", " ", "\r", " ").Replace(string(part)), " ")
+	name, rest := string(part), ""
+	if i := strings.IndexAny(name, " \t\r\n"); i >= 0 {
+		name, rest = name[:i], name[i:]
+	}
 	if !isXMLName(name) || strings.EqualFold(name, "xml") && (!first || name != "xml") {
 		return r.fail("a broken processing instruction")
 	}
@@ -191,7 +194,7 @@ func (r *xmlReader) instruction() error {
 		return nil
 	}
 	_, after, has := strings.Cut(rest, "encoding")
-	after = strings.TrimLeft(after, " =")
+	after = strings.TrimLeft(after, " \t\r\n=")
 	if has && len(after) > 1 {
 		value, _, _ := strings.Cut(after[1:], after[:1])
 		switch strings.ToLower(value) {
