@@ -167,7 +167,7 @@ func (c *checkup) checkProvisioners() {
 func (c *checkup) unitStarted(unit string) string {
 	g := c.m.guest
 	if dir, err := g.resolve("/etc/systemd/system"); err == nil {
-		if target, err := g.root.Readlink(path.Join(dir, unit)); err == nil && target == "/dev/null" {
+		if target, err := g.root.readlink(path.Join(dir, unit)); err == nil && target == "/dev/null" {
 			return "" // masked
 		}
 	}

@@ -139,15 +139,15 @@ func (m *machine) furnish(d *openedDisk) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := openRootDir(dir)
 	if err != nil {
 		return "", failure("open", m.cfg.ResourceMount, err)
 	}
-	defer root.Close()
+	defer root.close()
 	if m.mountedOn(d.name) == "" {
 		return "", failure("use", m.cfg.ResourceMount, errors.New("the resource disk is not mounted there any more"))
 	}
-	f, err := root.OpenFile(readMeName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := root.openFile(readMeName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err == nil {
 		_, err = io.WriteString(f, readMe)
 		err = errors.Join(err, f.Close())

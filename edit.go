@@ -171,7 +171,7 @@ func (e *edit) place(now func(*pendingFile) bool, other <-chan error) (dirs []st
 	for _, f := range e.pending {
 		in, name, err := e.g.in(f.rel)
 		if err == nil {
-			err = in.Rename(path.Base(f.temp), name)
+			err = in.rename(path.Base(f.temp), name)
 		}
 		if err != nil {
 			return nil, failure("replace", f.path, err)

@@ -18,11 +18,11 @@ import (
 // itself would.
 type guest struct {
 	dir  string
-	root *os.Root
+	root *rootDir
 
 	mu   sync.Mutex
 	dirs map[string]string   // resolved directories
-	subs map[string]*os.Root // opened directories, by resolved path
+	subs map[string]*rootDir // opened directories, by resolved path
 
 	// What is written but not yet durable: settle waits for it.
 	later   sync.WaitGroup
@@ -34,22 +34,22 @@ type guest struct {
 const maxSyncs = 4
 
 func openGuest(dir string) (*guest, error) {
-	r, err := os.OpenRoot(dir)
+	r, err := openRootDir(dir)
 	if err != nil {
 		return nil, failureHint("open root directory", dir, err, "give an existing directory with -root")
 	}
-	return &guest{dir: dir, root: r, dirs: map[string]string{}, subs: map[string]*os.Root{".": r}, slots: make(chan struct{}, maxSyncs)}, nil
+	return &guest{dir: dir, root: r, dirs: map[string]string{}, subs: map[string]*rootDir{".": r}, slots: make(chan struct{}, maxSyncs)}, nil
 }
 
 func (g *guest) close() {
 	for _, r := range g.subs {
-		r.Close()
+		r.close()
 	}
 }
 
 // in opens the directory of a resolved path, once for all, and returns it with
-// the last part of the path: os.Root would open every directory on the way anew.
-func (g *guest) in(rel string) (*os.Root, string, error) {
+// the last part of the path.
+func (g *guest) in(rel string) (*rootDir, string, error) {
 	dir, name := path.Split(rel)
 	dir = path.Clean(dir)
 	if rel == "." {
@@ -60,7 +60,7 @@ func (g *guest) in(rel string) (*os.Root, string, error) {
 	if r := g.subs[dir]; r != nil {
 		return r, name, nil
 	}
-	r, err := g.root.OpenRoot(dir)
+	r, err := g.root.openDir(dir)
 	if err != nil {
 		return nil, "", failure("open directory", "/"+dir, err)
 	}
@@ -99,7 +99,7 @@ func (g *guest) lstat(rel string) (os.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.Lstat(name)
+	return r.lstat(name)
 }
 
 // open opens a resolved path.
@@ -108,7 +108,7 @@ func (g *guest) open(rel string, flag int, mode os.FileMode) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.OpenFile(name, flag, mode)
+	return r.openFile(name, flag, mode)
 }
 
 // unlink removes a file or empty directory of a resolved path.
@@ -117,12 +117,12 @@ func (g *guest) unlink(rel string) error {
 	if err != nil {
 		return err
 	}
-	return r.Remove(name)
+	return r.remove(name)
 }
 
 // resolve follows every link of p below the root and returns the path relative
-// to it, ready for the methods of os.Root. What doesn't exist yet is kept as it
-// is. Directories are looked up once: os.Root guards the way all the same.
+// to it, ready for the methods of rootDir. What doesn't exist yet is kept as it
+// is. Directories are looked up once: rootDir guards the way all the same.
 func (g *guest) resolve(p string) (string, error) {
 	p = path.Clean("/" + p)
 	dir := path.Dir(p)
@@ -176,7 +176,7 @@ func (g *guest) walk(done, p string) (string, error) {
 		var target string
 		in, base, err := g.in(next)
 		if err == nil {
-			target, err = in.Readlink(base)
+			target, err = in.readlink(base)
 		}
 		if err != nil {
 			return "", failure("read link", "/"+next, err)
@@ -285,13 +285,18 @@ func (g *guest) mkdir(p string, mode os.FileMode, uid, gid int) error {
 	if err != nil {
 		return err
 	}
-	if err := in.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := in.mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return failure("make directory", p, err)
 	}
-	if err := in.Lchown(name, uid, gid); err != nil {
+	d, err := in.openFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return failure("open directory", p, err)
+	}
+	defer d.Close()
+	if err := d.Chown(uid, gid); err != nil {
 		return failure("change owner of", p, err)
 	}
-	if err := in.Chmod(name, mode); err != nil {
+	if err := d.Chmod(mode); err != nil {
 		return failure("change mode of", p, err)
 	}
 	return nil

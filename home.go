@@ -258,7 +258,7 @@ func (c *skelCopy) entry(src, name string, to, depth int) error {
 	case info.IsDir():
 		return c.directory(src, name, to, depth, info.Mode().Perm())
 	case info.Mode()&os.ModeSymlink != 0:
-		target, err := c.m.guest.root.Readlink(rel)
+		target, err := c.m.guest.root.readlink(rel)
 		if err == nil {
 			if err = unix.Symlinkat(target, to, name); errors.Is(err, unix.EEXIST) {
 				err = nil

@@ -184,10 +184,10 @@ func patchedBy(t *testing.T, root, diff string) map[string][]byte {
 	return result
 }
 
-// copyRoot copies a tree with owners, modes and times.
+// copyRoot copies a tree with owners, modes and times to a folder that may exist.
 func copyRoot(t *testing.T, from, to string) {
 	t.Helper()
-	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-a", from+"/.", to).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
 }

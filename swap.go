@@ -35,7 +35,7 @@ func swapHeader(page int, size int64) ([]byte, error) {
 
 // swapFile makes the swap file of the wanted size, unless it is there, and has the
 // kernel use it. dir is where root is.
-func (m *machine) swapFile(root *os.Root, dir string) (string, error) {
+func (m *machine) swapFile(root *rootDir, dir string) (string, error) {
 	page := int64(os.Getpagesize())
 	size := m.cfg.Swap / page * page
 	shown := m.cfg.ResourceMount + "/" + swapName
@@ -44,7 +44,7 @@ func (m *machine) swapFile(root *os.Root, dir string) (string, error) {
 		return "", failure("make swap file", shown, fmt.Errorf("%d bytes are no size for swap", m.cfg.Swap))
 	}
 	text := "swap " + sizeText(size)
-	info, err := root.Lstat(swapName)
+	info, err := root.lstat(swapName)
 	exists := err == nil
 	if exists {
 		if !info.Mode().IsRegular() {
@@ -65,7 +65,7 @@ func (m *machine) swapFile(root *os.Root, dir string) (string, error) {
 				return text, nil
 			}
 		}
-		if err := root.Remove(swapName); err != nil {
+		if err := root.remove(swapName); err != nil {
 			return "", failure("remove", shown, err)
 		}
 	}
@@ -80,22 +80,22 @@ func (m *machine) swapFile(root *os.Root, dir string) (string, error) {
 		}
 	}
 	if err != nil {
-		_ = root.Remove(swapName)
+		_ = root.remove(swapName)
 		return "", failureHint("swap to", shown, err, "does this kernel have swap?")
 	}
 	return text, nil
 }
 
 // makeSwap makes the file with all its blocks and the header.
-func makeSwap(root *os.Root, page, size int64, shown string) error {
-	f, err := root.OpenFile(swapName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+func makeSwap(root *rootDir, page, size int64, shown string) error {
+	f, err := root.openFile(swapName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return failure("create", shown, err)
 	}
 	defer f.Close()
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && int64(fs.Bavail)*int64(fs.Bsize) < size+swapLeaves {
-		_ = root.Remove(swapName)
+		_ = root.remove(swapName)
 		return failureHint("make swap file", shown, unix.ENOSPC, sizeText(int64(fs.Bavail)*int64(fs.Bsize))+" are free")
 	}
 	header, err := swapHeader(int(page), size)
@@ -112,15 +112,15 @@ func makeSwap(root *os.Root, page, size int64, shown string) error {
 		err = f.Sync()
 	}
 	if err != nil {
-		_ = root.Remove(swapName)
+		_ = root.remove(swapName)
 		return failure("make swap file", shown, err)
 	}
 	return nil
 }
 
 // fillSwap writes every block after the header.
-func fillSwap(root *os.Root, page, size int64) error {
-	f, err := root.OpenFile(swapName, os.O_WRONLY, 0)
+func fillSwap(root *rootDir, page, size int64) error {
+	f, err := root.openFile(swapName, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
