@@ -34,6 +34,7 @@ type boot struct {
 	offers     *offers
 	stopOffers context.CancelFunc
 	others     []*lease
+	leaseMu    sync.Mutex // of what publishing and further addresses change in the leases
 	wire       *wireServer
 	goal       *goalState
 
@@ -191,7 +192,7 @@ func (b *boot) stepPublish(ctx context.Context) (string, error) {
 	if b.specialized || b.lease == nil || b.lease.Configured || b.lease.HostName != "" || b.spec.HostName == "" {
 		return "", nil
 	}
-	if err := b.publish(ctx, b.lease, b.spec.HostName); err != nil {
+	if err := b.publishLater(ctx, b.spec.HostName); err != nil {
 		return "", err
 	}
 	return b.spec.HostName + " by a new request on the lease", nil

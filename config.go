@@ -80,6 +80,11 @@ type option struct {
 	set               func(string) error
 }
 
+// asksAlways says whether the metadata service is asked at every boot.
+func (c *config) asksAlways() bool {
+	return c.IMDS && (c.HostnameFollow || c.Addresses || c.Names == namesIMDS)
+}
+
 // options lists every key, in the order of the manual.
 func (c *config) options() []option {
 	return []option{
@@ -90,8 +95,11 @@ func (c *config) options() []option {
 		{"deadline", "20m", "how long to try until Ready is acknowledged", setDuration(&c.Deadline)},
 		{"network.wait", "5m", "how long to wait for a link and a DHCP lease", setDuration(&c.NetworkWait)},
 		{"hostname.wait", "1s", "how long DHCP waits for the host name on the medium", setDuration(&c.HostnameWait)},
+		{"hostname.follow", "no", "take a host name that the metadata service has changed, at every boot", setBool(&c.HostnameFollow)},
 		{"names", namesStable, "interface names: eth0 is the primary one, others by their place (stable) or as in IMDS (imds); or keep", setOneOf(&c.Names, namesStable, namesIMDS, namesKeep)},
 		{"interfaces", "primary", "configure the primary interface only, or all", setOneOf(&c.Interfaces, "primary", "all")},
+		{"imds.addresses", "no", "set the further IPv4 addresses that the metadata service tells", setBool(&c.Addresses)},
+		{"ipv6", "auto", "DHCPv6 where the metadata service or a router says so (auto), on all configured interfaces (yes), or no", setOneOf(&c.IPv6, "auto", "yes", "no")},
 		{"network", "keep", "leave the network configured, or release it at the end", setOneOf(&c.Network, "keep", "release")},
 		{"network.write", "auto", "files for who configures the network next: " + strings.Join(writerNames(), ", ") + ", auto, none", setWriters(&c.NetworkWrite)},
 		{"wireserver", "", "wire server address instead of DHCP option 245 or 168.63.129.16", setText(&c.WireServer)},

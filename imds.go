@@ -23,8 +23,9 @@ const (
 	imdsReadLimit    = 5 * time.Second
 	imdsFirstPause   = 100 * time.Millisecond
 	imdsLongestPause = time.Second
-	imdsTriesNoRoute = 3 // connection errors without a route to it: no such service here
-	imdsTriesBroken  = 3 // answers that are not what was asked for
+	imdsLaterLimit   = 10 * time.Second // at boots after the first
+	imdsTriesNoRoute = 3                // connection errors without a route to it: no such service here
+	imdsTriesBroken  = 3                // answers that are not what was asked for
 )
 
 // errNoIMDS is a network without a metadata service.
@@ -143,7 +144,11 @@ func (imdsSource) read(ctx context.Context, b *boot) (*spec, string, error) {
 	if !b.cfg.IMDS {
 		return nil, "", nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.IMDSDeadline)
+	limit := b.cfg.IMDSDeadline
+	if b.phase == everyBoot { // there is nothing that could not be done at the next
+		limit = min(limit, imdsLaterLimit)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	began := time.Now()
 	go func() {

@@ -85,18 +85,8 @@ func imdsKey(text string) string {
 
 func parseIMDSInterface(v any) (nic imdsInterface, ok bool) {
 	o, _ := v.(object)
-	text := strings.Map(func(r rune) rune {
-		if r == ':' || r == '-' {
-			return -1
-		}
-		return r
-	}, o.text("macAddress"))
-	n, err := strconv.ParseUint(text, 16, 48)
-	if err != nil || len(text) != 12 {
+	if nic.MAC = parseMAC(o.text("macAddress")); nic.MAC == (mac{}) {
 		return nic, false
-	}
-	for i := range nic.MAC {
-		nic.MAC[i] = byte(n >> (40 - 8*i))
 	}
 	v4 := o.object("ipv4")
 	bits := 24

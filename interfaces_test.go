@@ -151,7 +151,7 @@ func TestPrimaryIsWhoLeadsToThePlatform(t *testing.T) {
 		"all answer":                {[]any{answering, answering}, []int{2, 1, 0}, "", []string{"10.1.0.4/24 via eth0"}},
 		"all are configured": {[]any{answering, answering}, []int{1, 2, 0}, "-interfaces all", []string{
 			`default via 10\.1\.0\.1 dev eth0 proto dhcp src 10\.1\.0\.4 metric 100`, `default via 10\.1\.1\.1 dev eth1 proto dhcp src 10\.1\.1\.4 metric 200`,
-			`10\.1\.2\.0/24 dev eth2 .*metric 300`, `"primary": false`, `"address": "10\.1\.2\.4/24"`}},
+			`10\.1\.2\.0/24 dev eth2 .*metric 300`, `"secondary": true`, `"address": "10\.1\.2\.4/24"`}},
 	} {
 		b := newBox(t)
 		b.vm["nics"], b.vm["nicOrder"] = c.nics, c.order
@@ -186,5 +186,40 @@ func TestNetworkOfASecondRun(t *testing.T) {
 	o := b.run("", "/opt/azprov -interfaces all >/dev/null 2>&1; ip route >/tmp/1; ip addr | grep -v valid_lft >>/tmp/1; ip monitor link address route >/tmp/mon & mon=$!; sleep 0.3; rm -rf /var/lib/azprov; /opt/azprov -interfaces all; code=$?; sleep 0.2; kill $mon; ip route >/tmp/2; ip addr | grep -v valid_lft >>/tmp/2; diff /tmp/1 /tmp/2 && cat /tmp/mon; exit $code")
 	if o.code != exitOK || o.reports() != "Ready Ready" || strings.Contains(o.output, "mtu") || strings.Contains(o.output, "Deleted") {
 		t.Errorf("exit %d, reports %q\n%s", o.code, o.reports(), o.output)
+	}
+}
+
+func TestNetworkOfTheMetadataService(t *testing.T) {
+	b := newBox(t)
+	b.vm["more"] = []any{"10.1.0.7/24", "10.1.0.8/24"}
+	b.vm["nics"] = []any{map[string]any{"mac": "00:0d:3a:04:76:70", "more": []any{"10.1.1.9/24"}}, map[string]any{"mac": "00:0d:3a:04:76:10"}}
+	// Not the order of addresses.
+	want := "00:0d:3a:04:75:98=eth0 00:0d:3a:04:76:10=eth2 00:0d:3a:04:76:70=eth1"
+	for boot, order := range [][]int{{0, 2, 1}, {2, 1, 0}} {
+		b.vm["nicOrder"] = order
+		o := b.run("", "/opt/azprov -imds.wait 5s -interfaces all -names imds -imds.addresses yes; code=$?; ip -br link; ip -br addr; exit $code")
+		if o.code != exitOK || namesByMAC(o.output) != want {
+			t.Errorf("boot %d: exit %d\n%s", boot, o.code, o.output)
+		}
+		for _, want := range []string{`(?m)^eth0.* 10\.1\.0\.4/24 .*10\.1\.0\.7/24 .*10\.1\.0\.8/24`, `(?m)^eth1.* 10\.1\.1\.4/24 .*10\.1\.1\.9/24`} {
+			if !regexp.MustCompile(want).MatchString(o.output) {
+				t.Errorf("boot %d: no %s in\n%s", boot, want, o.output)
+			}
+		}
+	}
+}
+
+func TestFollowHostName(t *testing.T) {
+	b := newBox(t)
+	if o := b.run("", "/opt/azprov -hostname.follow yes"); o.code != exitOK {
+		t.Fatalf("exit %d\n%s", o.code, o.output)
+	}
+	b.vm["hostname"] = "edge-renamed"
+	o := b.run("", "hostname edge-fra-07; /opt/azprov; hostname; /opt/azprov -hostname.follow yes; code=$?; hostname; "+resolves("edge-renamed")+"; exit $code")
+	if o.code != exitOK || !strings.Contains(o.output, "\nedge-fra-07\n") || !strings.Contains(o.output, "\nedge-renamed\n") || !strings.Contains(o.output, "edge-renamed resolves") || b.file("etc/hostname") != "edge-renamed\n" {
+		t.Errorf("exit %d\n%s", o.code, o.output)
+	}
+	if o.reports() != "" {
+		t.Errorf("reports %q", o.reports())
 	}
 }

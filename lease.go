@@ -150,6 +150,11 @@ func (o *offers) cancel() {
 
 func (o *offers) stop() {
 	o.cancel()
+	o.wait()
+}
+
+// wait takes all answers that are still to come.
+func (o *offers) wait() {
 	for o.running > 0 {
 		o.take(<-o.answers)
 	}
@@ -216,7 +221,7 @@ func (m *machine) acquirePrimary(ctx context.Context, links []*link, hostName st
 		}
 		wait.Stop()
 		if ctx.Err() != nil {
-			o.stop()
+			o.wait() // the exchanges end by the same deadline, and say what they have seen
 			if o.lastErr == nil {
 				o.lastErr = ctx.Err()
 			}
@@ -404,16 +409,22 @@ func (b *boot) stepInterfaces(ctx context.Context) (string, error) {
 	if b.phase == firstBoot {
 		errs = append(errs, b.disableNetRules())
 	}
-	if len(b.links) < 2 {
-		return "", errors.Join(errs...)
-	}
 	r, err := openRTNL()
 	if err != nil {
 		return "", err
 	}
 	defer r.close()
+	if len(b.links) < 2 {
+		errs = append(errs, b.moreAddresses(r))
+		return "", errors.Join(errs...)
+	}
 	order := []string{b.link.MAC.String()}
-	errs = append(errs, b.nameAll(r, nil), b.rememberOrder(order))
+	if b.cfg.Names == namesIMDS && b.imds != nil {
+		for _, nic := range b.imds.Interfaces {
+			order = append(order, nic.MAC.String())
+		}
+	}
+	errs = append(errs, b.nameAll(r, order[1:]), b.remember(orderFile, order))
 	var texts []string
 	if b.cfg.Interfaces == "all" {
 		texts = b.configureOthers(ctx)
@@ -428,7 +439,63 @@ func (b *boot) stepInterfaces(ctx context.Context) (string, error) {
 			}
 		}
 	}
+	errs = append(errs, b.moreAddresses(r))
 	return strings.Join(texts, ", "), errors.Join(errs...)
+}
+
+// moreAddresses sets the addresses that only the metadata service tells: all of an
+// interface but the first, which is DHCP's.
+func (b *boot) moreAddresses(r *rtnl) error {
+	if !b.cfg.Addresses || b.imds == nil || b.lease.Configured {
+		return nil
+	}
+	var errs []error
+	for _, le := range append([]*lease{b.lease}, b.others...) {
+		for _, p := range b.imds.nic(le.Link.MAC).IPv4 {
+			if p.Addr() == le.Prefix.Addr() {
+				continue
+			}
+			errs = append(errs, b.addMore(r, le, p))
+		}
+	}
+	b.saveLeases()
+	return errors.Join(errs...)
+}
+
+// addMore sets a further address on the interface of a lease.
+func (b *boot) addMore(r *rtnl, le *lease, p netip.Prefix) error {
+	metric := le.Metric
+	if p.Addr().Is6() {
+		metric = 0
+	}
+	if err := r.addAddress(le.Link, p, netip.Addr{}, metric); err != nil {
+		return err
+	}
+	b.leaseMu.Lock()
+	defer b.leaseMu.Unlock()
+	if !slices.Contains(le.More, p) {
+		le.More = append(le.More, p)
+	}
+	return nil
+}
+
+// stepFollow takes a host name that has been changed in Azure since the VM was
+// provisioned.
+func (b *boot) stepFollow(ctx context.Context) (string, error) {
+	if b.phase == firstBoot || b.imds == nil || b.imds.Spec.HostName == "" {
+		return "", nil
+	}
+	name := b.imds.Spec.HostName
+	if short, _, _ := strings.Cut(name, "."); short == b.knownHostName() {
+		return "", nil
+	}
+	if err := b.setHostName(name); err != nil {
+		return "", err
+	}
+	if err := b.publishLater(ctx, name); err != nil {
+		return "", err
+	}
+	return name + ", changed in Azure", nil
 }
 
 // othersPatience is how long the other interfaces have for their leases.

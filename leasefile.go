@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -58,48 +59,136 @@ func (m *machine) saveLeases(list []*lease) {
 }
 
 func (b *boot) saveLeases() {
+	b.leaseMu.Lock()
+	defer b.leaseMu.Unlock()
 	b.machine.saveLeases(append([]*lease{b.lease}, b.others...))
 }
 
-// addrText is an address, "" when there is none.
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
+// leaseField is a member of a lease in lease.json and where its value is kept.
+type leaseField struct {
+	name string
+	at   any
 }
 
-func addrTexts(list []netip.Addr) []string {
-	out := []string{}
-	for _, a := range list {
-		out = append(out, a.String())
-	}
-	return out
+// fields are the members of a lease as lease.json keeps it. Times are seconds; 0
+// is for ever.
+func (le *lease) fields() []leaseField {
+	return []leaseField{{"interface", &le.Link.Name}, {"index", &le.Link.Index}, {"mac", &le.Link.MAC}, {"driver", &le.Link.Driver}, {"raised", &le.Link.Raised},
+		{"secondary", &le.Secondary}, {"configured", &le.Configured}, {"address", &le.Prefix}, {"broadcast", &le.Broadcast}, {"more", &le.More},
+		{"server", &le.Server}, {"router", &le.Router}, {"wire_server", &le.WireServer}, {"dns", &le.DNS}, {"domain", &le.Domain}, {"search", &le.Search},
+		{"host_name", &le.HostName}, {"mtu", &le.MTU}, {"before_mtu", &le.BeforeMTU}, {"metric", &le.Metric}, {"routes", &le.Routes}, {"added", &le.Added},
+		{"since", &le.Since}, {"lifetime", &le.Lifetime}, {"t1", &le.T1}, {"t2", &le.T2}}
 }
 
-func routesJSON(list []route) []any {
-	out := []any{}
-	for _, r := range list {
-		out = append(out, object{{"to", r.Dst.String()}, {"via", addrText(r.Gateway)}})
-	}
-	return out
-}
-
-// json is the lease as lease.json keeps it. Times are seconds; 0 is for ever.
 func (le *lease) json() object {
-	more := []string{}
-	for _, p := range le.More {
-		more = append(more, p.String())
+	var o object
+	for _, f := range le.fields() {
+		var v any
+		texts := []string{}
+		switch at := f.at.(type) {
+		case *string:
+			v = *at
+		case *int:
+			v = *at
+		case *bool:
+			v = *at
+		case *time.Duration:
+			v = int64(*at / time.Second)
+		case *time.Time:
+			v = at.Unix()
+		case *mac:
+			v = at.String()
+		case *netip.Addr:
+			if v = ""; at.IsValid() {
+				v = at.String()
+			}
+		case *netip.Prefix:
+			v = at.String()
+		case *[]string:
+			v = *at
+		case *[]netip.Addr:
+			for _, a := range *at {
+				texts = append(texts, a.String())
+			}
+		case *[]netip.Prefix:
+			for _, p := range *at {
+				texts = append(texts, p.String())
+			}
+		case *[]route:
+			for _, r := range *at {
+				texts = append(texts, r.String())
+			}
+		}
+		if v == nil {
+			v = texts
+		}
+		o = append(o, member{f.name, v})
 	}
-	seconds := func(d time.Duration) int64 { return int64(d / time.Second) }
-	return object{
-		{"interface", le.Link.Name}, {"index", le.Link.Index}, {"mac", le.Link.MAC.String()}, {"driver", le.Link.Driver}, {"raised", le.Link.Raised},
-		{"primary", !le.Secondary}, {"dhcp", !le.Configured}, {"address", le.Prefix.String()}, {"broadcast", addrText(le.Broadcast)}, {"more", more},
-		{"server", addrText(le.Server)}, {"router", addrText(le.Router)}, {"wire_server", addrText(le.WireServer)}, {"dns", addrTexts(le.DNS)},
-		{"domain", le.Domain}, {"search", le.Search}, {"host_name", le.HostName}, {"mtu", le.MTU}, {"before_mtu", le.BeforeMTU}, {"metric", le.Metric},
-		{"routes", routesJSON(le.Routes)}, {"added", routesJSON(le.Added)},
-		{"since", le.Since.Unix()}, {"lifetime", seconds(le.Lifetime)}, {"t1", seconds(le.T1)}, {"t2", seconds(le.T2)},
+	return o
+}
+
+// leaseFromJSON reads what json has written. What is broken is left empty.
+func leaseFromJSON(o object) *lease {
+	le := &lease{Link: &link{}}
+	for _, f := range le.fields() {
+		text := o.text(f.name)
+		number, _ := o.get(f.name).(float64)
+		items, _ := o.get(f.name).([]any)
+		switch at := f.at.(type) {
+		case *string:
+			*at = text
+		case *int:
+			*at = int(number)
+		case *bool:
+			*at = text == "true"
+		case *time.Duration:
+			*at = time.Duration(number) * time.Second
+		case *time.Time:
+			*at = time.Unix(int64(number), 0)
+		case *mac:
+			*at = parseMAC(text)
+		case *netip.Addr:
+			*at, _ = netip.ParseAddr(text)
+		case *netip.Prefix:
+			*at, _ = netip.ParsePrefix(text)
+		}
+		for _, item := range items {
+			text, _ := item.(string)
+			switch at := f.at.(type) {
+			case *[]string:
+				*at = append(*at, text)
+			case *[]netip.Addr:
+				if a, err := netip.ParseAddr(text); err == nil {
+					*at = append(*at, a)
+				}
+			case *[]netip.Prefix:
+				if p, err := netip.ParsePrefix(text); err == nil {
+					*at = append(*at, p)
+				}
+			case *[]route:
+				if r, ok := parseRoute(text); ok {
+					*at = append(*at, r)
+				}
+			}
+		}
 	}
+	return le
+}
+
+// parseRoute reads what route's String has made.
+func parseRoute(text string) (r route, ok bool) {
+	f := strings.Fields(text)
+	if len(f) != 3 {
+		return r, false
+	}
+	var err error
+	if r.Dst, err = netip.ParsePrefix(f[0]); err != nil || !r.Dst.Addr().Is4() {
+		return r, false
+	}
+	if f[1] == "via" {
+		r.Gateway, err = netip.ParseAddr(f[2])
+	}
+	return r, err == nil
 }
 
 var errNoLease = errors.New("no lease of this boot")
@@ -135,50 +224,6 @@ func (m *machine) loadLeases() ([]*lease, error) {
 		return nil, failure("use", leaseFile, errNoLease)
 	}
 	return list, nil
-}
-
-// leaseFromJSON reads what json has written. What is broken is left empty.
-func leaseFromJSON(o object) *lease {
-	number := func(key string) int { f, _ := o.get(key).(float64); return int(f) }
-	seconds := func(key string) time.Duration { return time.Duration(number(key)) * time.Second }
-	yes := func(key string) bool { v, _ := o.get(key).(bool); return v }
-	addr := func(key string) netip.Addr { a, _ := netip.ParseAddr(o.text(key)); return a }
-	texts := func(key string) (list []string) {
-		items, _ := o.get(key).([]any)
-		for _, i := range items {
-			if s, is := i.(string); is {
-				list = append(list, s)
-			}
-		}
-		return list
-	}
-	routes := func(key string) (list []route) {
-		items, _ := o.get(key).([]any)
-		for _, i := range items {
-			r, _ := i.(object)
-			if dst, err := netip.ParsePrefix(r.text("to")); err == nil && dst.Addr().Is4() {
-				via, _ := netip.ParseAddr(r.text("via"))
-				list = append(list, route{dst, via})
-			}
-		}
-		return list
-	}
-	le := &lease{Link: &link{Name: o.text("interface"), Index: number("index"), MAC: parseMAC(o.text("mac")), Driver: o.text("driver"), Raised: yes("raised")},
-		Secondary: !yes("primary"), Configured: !yes("dhcp"), Broadcast: addr("broadcast"), Server: addr("server"), Router: addr("router"), WireServer: addr("wire_server"),
-		Domain: o.text("domain"), Search: texts("search"), HostName: o.text("host_name"), MTU: number("mtu"), BeforeMTU: number("before_mtu"), Metric: number("metric"),
-		Routes: routes("routes"), Added: routes("added"), Since: time.Unix(int64(number("since")), 0), Lifetime: seconds("lifetime"), T1: seconds("t1"), T2: seconds("t2")}
-	le.Prefix, _ = netip.ParsePrefix(o.text("address"))
-	for _, s := range texts("dns") {
-		if a, err := netip.ParseAddr(s); err == nil {
-			le.DNS = append(le.DNS, a)
-		}
-	}
-	for _, s := range texts("more") {
-		if p, err := netip.ParsePrefix(s); err == nil {
-			le.More = append(le.More, p)
-		}
-	}
-	return le
 }
 
 // parseMAC reads twelve hexadecimal digits, with or without colons or hyphens

@@ -32,7 +32,7 @@ func plan(cfg *config) []step {
 		weight: bestEffort, when: everyBoot, run: (*boot).stepScript}
 	ready := step{name: "ready", about: "report Ready, or why not, to the wire server and by KVP",
 		needs:  []string{"mark", "spec", "user", "hostname", "lease", "goalstate", "ssh", "hostkeys", "sshd", "customdata", "records"},
-		wants:  []string{"publish", "resolv", "interfaces", "imds", "metadata", "entropy", "timeouts", "console"},
+		wants:  []string{"publish", "resolv", "imds", "metadata", "entropy", "timeouts", "console"},
 		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
 
 	disk := step{name: "disk", about: "resource disk: find, judge, format if it holds nothing, mount; swap",
@@ -41,6 +41,16 @@ func plan(cfg *config) []step {
 	script.wants = append(script.wants, disk.name)
 	if cfg.ResourceNeeded {
 		disk.weight = required
+	}
+
+	imds := step{name: "imds", about: "ask the metadata service",
+		needs:  []string{"lease"},
+		weight: bestEffort, when: firstBoot, run: readSource(fromIMDS)}
+	interfaces := step{name: "interfaces", about: "name and configure the other network interfaces",
+		needs:  []string{"lease"},
+		weight: bestEffort, when: everyBoot, run: (*boot).stepInterfaces}
+	if cfg.asksAlways() {
+		imds.when, interfaces.wants = everyBoot, []string{imds.name}
 	}
 
 	steps := []step{
@@ -64,12 +74,8 @@ func plan(cfg *config) []step {
 			needs: []string{"link"}, wants: []string{"media"},
 			patience: func(c *config) time.Duration { return c.HostnameWait },
 			weight:   contact, when: everyBoot, run: (*boot).stepLease},
-		{name: "interfaces", about: "name and configure the other network interfaces",
-			needs:  []string{"lease"},
-			weight: bestEffort, when: everyBoot, run: (*boot).stepInterfaces},
-		{name: "imds", about: "ask the metadata service",
-			needs:  []string{"lease"},
-			weight: bestEffort, when: firstBoot, run: readSource(fromIMDS)},
+		imds,
+		interfaces,
 		{name: "spec", about: "what this VM was created with: the DVD, else the metadata service",
 			needs: []string{"state", "media"}, wants: []string{"imds"},
 			enough: func(b *boot) bool { return b.medium != nil && b.document == nil },
@@ -80,15 +86,18 @@ func plan(cfg *config) []step {
 		{name: "user", about: "account, password, groups, sudo",
 			needs: []string{"state", "spec"}, wants: []string{"entropy"},
 			weight: required, when: firstBoot, run: (*boot).stepUser},
-		{name: "handover", about: "files for what configures the network from now on",
-			needs: []string{"lease"}, wants: []string{"interfaces"},
-			weight: bestEffort, when: everyBoot, run: (*boot).stepHandover},
+		{name: "ipv6", about: "IPv6 addresses by DHCPv6 where there are any",
+			needs: []string{"lease"}, wants: []string{"imds", "interfaces"},
+			weight: bestEffort, when: everyBoot, run: (*boot).stepIPv6},
 		{name: "resolv", about: "name servers of the lease in /etc/resolv.conf",
 			needs:  []string{"lease"},
 			weight: bestEffort, when: everyBoot, run: (*boot).stepResolv},
 		{name: "publish", about: "publish a host name that DHCP did not wait for",
 			needs:  []string{"lease", "hostname"},
 			weight: bestEffort, when: firstBoot, run: (*boot).stepPublish},
+		{name: "handover", about: "files for what configures the network from now on",
+			needs: []string{"lease"}, wants: []string{"interfaces", "publish"},
+			weight: bestEffort, when: everyBoot, run: (*boot).stepHandover},
 		{name: "goalstate", about: "fetch the goal state from the wire server",
 			needs:  []string{"lease"},
 			weight: contact, when: unacknowledged, run: (*boot).stepGoalState},
@@ -126,9 +135,14 @@ func plan(cfg *config) []step {
 		script.needs = append(script.needs, ready.name)
 		steps = append(steps, ready, rsakey, fingerprint, script)
 	}
+	if cfg.HostnameFollow {
+		steps = append(steps, step{name: "follow", about: "take a host name that has been changed in Azure",
+			needs: []string{"lease"}, wants: []string{"imds"},
+			weight: bestEffort, when: everyBoot, run: (*boot).stepFollow})
+	}
 	if cfg.Network == "release" {
 		steps = append(steps, step{name: "release", about: "take back what was done to the network",
-			wants:  []string{"ready", "script", "interfaces", "handover", "resolv", "publish"},
+			wants:  []string{"ready", "script", "interfaces", "ipv6", "handover", "resolv", "publish"},
 			weight: bestEffort, when: everyBoot, run: (*boot).stepRelease})
 	}
 	return steps

@@ -91,7 +91,7 @@ func (m *machine) nameLinks(r *rtnl, all, ordered []*link) {
 // nameBeforeUp names a candidate that is alone, or those whose order an earlier
 // boot has left. Otherwise which one is eth0 shows only when DHCP has answered.
 func (m *machine) nameBeforeUp(r *rtnl, all, list []*link) {
-	order := m.rememberedOrder()
+	order := m.remembered(orderFile)
 	if len(list) == 1 || len(list) > 1 && len(order) > 0 && slices.ContainsFunc(list, func(l *link) bool { return l.MAC.String() == order[0] }) {
 		m.nameLinks(r, all, orderBy(list, order))
 	}
@@ -115,23 +115,23 @@ func orderBy(list []*link, order []string) []*link {
 // that order is not the bus's: the primary interface, with names=imds all.
 const orderFile = stateDir + "/interfaces"
 
-func (m *machine) rememberedOrder() []string {
-	data, err := m.guest.read(orderFile, 4096)
+// remembered reads a file of the state that keeps MAC addresses, a line each.
+func (m *machine) remembered(file string) []string {
+	data, err := m.guest.read(file, 4096)
 	if err != nil {
 		return nil
 	}
 	return strings.Fields(string(data))
 }
 
-func (m *machine) rememberOrder(order []string) error {
-	text := strings.Join(order, "\n") + "\n"
-	if len(order) == 0 || slices.Equal(m.rememberedOrder(), order) {
+func (m *machine) remember(file string, addresses []string) error {
+	if slices.Equal(m.remembered(file), addresses) {
 		return nil
 	}
 	if err := m.guest.mkdir(stateDir, 0o700, 0, 0); err != nil {
 		return err
 	}
-	return m.guest.write(orderFile, []byte(text), rootFile(0o600))
+	return m.guest.write(file, []byte(strings.Join(addresses, "\n")+"\n"), rootFile(0o600))
 }
 
 // What udev's rules of old left in images to tie names to MAC addresses, and

@@ -57,6 +57,23 @@ func (m *machine) publish(ctx context.Context, le *lease, hostName string) error
 	return m.renew(ctx, le, hostName, true)
 }
 
+// publishLater publishes a name on the lease that this run has got.
+func (b *boot) publishLater(ctx context.Context, name string) error {
+	b.leaseMu.Lock()
+	le := *b.lease
+	b.leaseMu.Unlock()
+	if err := b.publish(ctx, &le, name); err != nil {
+		return err
+	}
+	b.leaseMu.Lock()
+	b.lease.HostName, b.lease.Since, b.lease.Lifetime, b.lease.T1, b.lease.T2 = le.HostName, le.Since, le.Lifetime, le.T1, le.T2
+	b.leaseMu.Unlock()
+	if !le.Configured {
+		b.saveLeases()
+	}
+	return nil
+}
+
 // currentLeases are the leases of this boot; without those, what whoever
 // configured the network has given the primary interface.
 func (m *machine) currentLeases() ([]*lease, error) {

@@ -13,7 +13,7 @@ import (
 
 // Fault is a rule that spoils requests. The file of faults is a JSON list of them.
 //
-//	service     dhcp, dns, wire, imds or media
+//	service     dhcp, dhcp6, dns, wire, imds or media
 //	match       part of the request's path, or the DHCP message type that is answered
 //	            (DISCOVER, REQUEST); empty matches all
 //	after       how many matching requests pass first
@@ -23,7 +23,7 @@ import (
 //	            status (with retryAfter), garbage, truncate (half a body), oversize (a body
 //	            of 1 GB), redirect;
 //	            of dhcp: drop, nak, garbage, wrong-xid, wrong-mac, bad-checksum;
-//	            of dns: drop; of media: late (for seconds), missing
+//	            of dns and dhcp6: drop; of media: late (for seconds), missing
 type Fault struct {
 	Service        string  `json:"service"`
 	Match          string  `json:"match"`
@@ -42,7 +42,7 @@ var faultActions = map[string][]string{
 	"wire": {"reset", "refuse", "hang", "drip", "status", "garbage", "truncate", "oversize", "redirect"},
 	"imds": {"reset", "refuse", "hang", "drip", "status", "garbage", "truncate", "oversize", "redirect"},
 	"dhcp": {"drop", "nak", "garbage", "wrong-xid", "wrong-mac", "bad-checksum"},
-	"dns":  {"drop"}, "media": {"late", "missing"},
+	"dns":  {"drop"}, "dhcp6": {"drop"}, "media": {"late", "missing"},
 }
 
 // Faults is a set of rules with their counters.

@@ -214,9 +214,16 @@ func platformStage() (int, error) {
 	if err := ip("link", "set", "lo", "up"); err != nil {
 		return stop(err)
 	}
+	// The host's own IPv6 addresses must be good at once.
+	os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
 	devices, err := plug(all, pid)
 	if err != nil {
 		return stop(err)
+	}
+	if vm.IPv6 != "" {
+		if err := p.serveIPv6(vm, "host0"); err != nil {
+			return stop(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
