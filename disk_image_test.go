@@ -391,6 +391,7 @@ func diskImages() []diskImage {
 		{name: "cut off at the marker", make: func(b *imageMaker) { b.write(mib, string(formatMarker(b.size, mib))) }, want: diskFormat},
 		{name: "cut off on azure's ntfs", make: sequence(freshNTFS, func(b *imageMaker) { b.write(mib, string(formatMarker(b.size, mib))) }), want: diskFormat},
 		{name: "cut off before the end", make: sequence(formatted, func(b *imageMaker) { b.write(mib, string(formatMarker(b.size, mib))) }), want: diskFormat},
+		{name: "cut off within the last write", make: sequence(formatted, func(b *imageMaker) { b.write(mib+1024, string(formatMarker(b.size, mib)[:512])) }), want: diskFormat},
 		{name: "marker of another disk", make: func(b *imageMaker) { b.write(mib, string(formatMarker(b.size+512, mib))) }, want: diskRefuse, data: true},
 		{name: "marker at another place", make: func(b *imageMaker) { b.write(2*mib, string(formatMarker(b.size, 2*mib))) }, want: diskRefuse, data: true},
 		{name: "marker beside a file system", make: func(b *imageMaker) {

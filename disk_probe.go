@@ -179,7 +179,7 @@ func (v *diskView) look(e extent, sector int64) {
 	// A format writes its marker where the new partition will start before it touches
 	// the table.
 	start, _ := resourceSpan(e.size, sector)
-	marked := hasFormatMarker(e.at(start, 512), e.size, start)
+	marked := hasFormatMarker(e.at(start, formatMarkerArea), e.size, start)
 	parts := t.used(e, marked)
 	switch {
 	case len(parts) == 1:
@@ -187,7 +187,7 @@ func (v *diskView) look(e extent, sector int64) {
 	case marked && len(parts) == 0 && len(names) == 0:
 		v.part = partition{number: 1, from: start}
 	}
-	if v.part.number > 0 && hasFormatMarker(e.at(v.part.from, 512), e.size, v.part.from) {
+	if v.part.number > 0 && hasFormatMarker(e.at(v.part.from, formatMarkerArea), e.size, v.part.from) {
 		v.signs |= signCutOff
 		return
 	}

@@ -282,14 +282,13 @@ func (l *ext4Layout) nextFree(at uint64) (span, error) {
 	return span{}, errors.New("ext4: no room for the journal")
 }
 
-// groupUsed appends the runs of used blocks of a group: its superblock and
-// descriptors, metadata of its flex group, directories and journal.
-func (l *ext4Layout) groupUsed(g uint64, m *flexMeta, runs []span) []span {
-	group := l.groupSpan(g)
-	if n := l.base(g); n > 0 {
-		runs = append(runs, span{group.start, n})
-	}
+// groupUsed appends the runs of used blocks of a group behind its superblock and
+// descriptors: metadata of its flex group, directories and journal.
+func (l *ext4Layout) groupUsed(group span, m *flexMeta, runs []span) []span {
 	for _, list := range [...][]span{m.used, l.special} {
+		if list[len(list)-1].end() <= group.start {
+			continue
+		}
 		for _, s := range list {
 			if c := s.clip(group.start, group.end()); c.count > 0 {
 				runs = append(runs, c)

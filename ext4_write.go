@@ -26,6 +26,10 @@ type ext4Writer struct {
 	w     store
 	seed  uint32 // crc32c of the UUID
 	super []byte // superblock of group 0
+
+	// Scratch space of a group.
+	runs   []span
+	number [4]byte
 }
 
 // descChunk is the most bytes of descriptors that are held at a time.
@@ -51,7 +55,6 @@ func (f *ext4Writer) writeGroups(ctx context.Context) error {
 	supers := f.superGroups()
 	bitmap := make([]byte, f.blockSize)
 	desc := make([]byte, min(per*ext4DescSize, f.descBlocks*f.blockSize))
-	var runs []span
 	var m flexMeta
 	for first := uint64(0); first < f.groups; first += per {
 		clear(desc)
@@ -65,8 +68,7 @@ func (f *ext4Writer) writeGroups(ctx context.Context) error {
 					return err
 				}
 			}
-			runs = f.groupUsed(g, &m, runs[:0])
-			if err := f.describeGroup(g, &m, runs, bitmap, desc[(g-first)*ext4DescSize:][:ext4DescSize]); err != nil {
+			if err := f.describeGroup(g, &m, bitmap, desc[(g-first)*ext4DescSize:][:ext4DescSize]); err != nil {
 				return err
 			}
 		}
@@ -111,10 +113,11 @@ func (f *ext4Writer) writeDescs(first, per uint64, supers []uint64, desc []byte)
 
 // describeGroup fills a group descriptor, and writes the group's bitmaps where
 // they are not left to the kernel.
-func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, runs []span, bitmap, d []byte) error {
-	group := f.groupSpan(g)
-	used := uint64(0)
-	for _, r := range runs {
+func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, bitmap, d []byte) error {
+	group, base := f.groupSpan(g), f.base(g)
+	f.runs = f.groupUsed(group, m, f.runs[:0])
+	used := base
+	for _, r := range f.runs {
 		used += r.count
 	}
 	i := g - m.first
@@ -133,11 +136,12 @@ func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, runs []span, bitmap, d
 	le.PutUint16(d[14:], uint16(inodes))
 	le.PutUint16(d[28:], uint16(inodes)) // not used yet at the table's end
 	// The last group's bitmap has to end where the disk does.
-	if used == f.base(g) && g != f.groups-1 {
+	if used == base && g != f.groups-1 {
 		flags |= ext4BlockUninit
 	} else {
 		clear(bitmap)
-		for _, r := range runs {
+		setBits(bitmap, 0, base)
+		for _, r := range f.runs {
 			setBits(bitmap, r.start-group.start, r.count)
 		}
 		setBits(bitmap, group.count, f.groupBlocks-group.count)
@@ -149,9 +153,8 @@ func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, runs []span, bitmap, d
 		le.PutUint16(d[56:], uint16(sum>>16))
 	}
 	le.PutUint16(d[18:], flags)
-	var number [4]byte
-	le.PutUint32(number[:], uint32(g))
-	le.PutUint16(d[30:], uint16(crc32c(crc32c(f.seed, number[:]), d)))
+	le.PutUint32(f.number[:], uint32(g))
+	le.PutUint16(d[30:], uint16(crc32c(crc32c(f.seed, f.number[:]), d)))
 	return nil
 }
 

@@ -1,8 +1,9 @@
 // Command bench measures azprov beside a bare program that does nothing but one
 // DHCP exchange, goal state and health report: each in a fresh sandbox of
 // azuresim, in turns, from exec to the Ready that the platform acknowledges, and
-// in a virtual machine from the kernel's first word on. It prints medians and
-// writes what it measured to build/bench.json.
+// in a virtual machine from the kernel's first word on. Then it measures azprov's
+// formatter beside mke2fs. It prints medians and writes what it measured to
+// build/bench.json.
 package main
 
 import (
@@ -33,8 +34,15 @@ const description = `{"hostname": "bench-01", "user": "opsadmin", "password": "T
 func main() {
 	rounds := flag.Int("rounds", 15, "measurements of each program in the sandbox")
 	boots := flag.Int("boots", 5, "boots of each initramfs")
+	format := flag.Bool("format", false, "measure the formatter alone")
 	flag.Parse()
-	if err := bench(*rounds, *boots); err != nil {
+	var err error
+	if *format {
+		_, err = benchFormat()
+	} else {
+		err = bench(*rounds, *boots)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -85,7 +93,11 @@ func bench(rounds, boots int) error {
 		bare, ours := median(booted["bare"], self), median(booted["azprov"], self)
 		fmt.Printf("kernel start to Ready in a virtual machine: bare %.2f s, azprov %.2f s, ratio %.2f (limit 1.10), medians of %d boots\n", bare, ours, ours/bare, boots)
 	}
-	data, err := json.MarshalIndent(map[string]any{"sandbox": results, "boot_seconds": booted, "memory_mb": memory}, "", " ")
+	formats, err := benchFormat()
+	if err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(map[string]any{"sandbox": results, "boot_seconds": booted, "memory_mb": memory, "format": formats}, "", " ")
 	if err != nil {
 		return err
 	}
