@@ -58,7 +58,7 @@ func vmbusID(dir string) string {
 // controller, below the VMBus device in whatever depth.
 func (m *machine) diskRole(name string) foundDisk {
 	d := foundDisk{name: name}
-	path, err := filepath.EvalSymlinks(m.sys("block", name, "device"))
+	path, err := realPath(m.sys("block", name, "device"))
 	if err != nil {
 		return d
 	}
@@ -217,7 +217,7 @@ func (m *machine) namedDisk(path string) (d foundDisk, ok bool, err error) {
 	if unix.Stat(m.dev(strings.TrimPrefix(path, "/dev/")), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return d, false, nil
 	}
-	link, err := filepath.EvalSymlinks(m.sys("dev/block", fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))))
+	link, err := realPath(m.sys("dev/block", fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))))
 	if err != nil {
 		return d, false, nil
 	}

@@ -48,33 +48,31 @@ type diskRule struct {
 
 // diskRules is the whole decision: the first row whose signs were all seen counts.
 // What no row names, and what can't be judged, is refused by the last.
-func diskRules() []diskRule {
-	return []diskRule{
-		{signMounted, diskKeep, "it is mounted at the mount point"},
-		{signBusy, diskKeep, "it is in use: mounted elsewhere, swap, or held by device mapper, RAID or a program"},
-		{signReadOnly, diskRefuse, "it can't be written"},
-		{signSmall, diskRefuse, "it is smaller than 64 MiB"},
-		{signUnread, diskRefuse, "it can't be read"},
-		{signCutOff, diskFormat, "a format by azprov was cut off"},
-		{signOurs | signDamaged | signReformat, diskFormat, "azprov's file system is damaged beyond mounting, and resourcedisk.reformat=damaged"},
-		{signDamaged, diskRefuse, "its file system is damaged beyond mounting"},
-		{signLabel, diskMount, "it holds one Linux file system with the label AzureEphmDsk"},
-		{signTorn, diskRefuse, "its partition table is damaged or contradictory"},
-		{signMany, diskRefuse, "it has more than one partition"},
-		{signNamed | signLinux, diskMount, "resourcedisk names it, and it holds one ext2, ext3, ext4, xfs or btrfs"},
-		{signNTFS | signFresh, diskFormat, "its one partition is Azure's NTFS, which holds at most the read-me and System Volume Information"},
-		{signNTFS, diskRefuse, "it holds an NTFS that has files, another label, or can't be read for certain"},
-		{signKnown, diskRefuse, "it holds another file system, or part of LVM, RAID, LUKS, BitLocker, swap or the like"},
-		{signBlank | signTable, diskFormat, "its partition table is empty, and so is the disk"},
-		{signBlank, diskFormat, "it is empty"},
-		{0, diskRefuse, "it holds something unknown"},
-	}
+var diskRules = []diskRule{
+	{signMounted, diskKeep, "it is mounted at the mount point"},
+	{signBusy, diskKeep, "it is in use: mounted elsewhere, swap, or held by device mapper, RAID or a program"},
+	{signReadOnly, diskRefuse, "it can't be written"},
+	{signSmall, diskRefuse, "it is smaller than 64 MiB"},
+	{signUnread, diskRefuse, "it can't be read"},
+	{signCutOff, diskFormat, "a format by azprov was cut off"},
+	{signOurs | signDamaged | signReformat, diskFormat, "azprov's file system is damaged beyond mounting, and resourcedisk.reformat=damaged"},
+	{signDamaged, diskRefuse, "its file system is damaged beyond mounting"},
+	{signLabel, diskMount, "it holds one Linux file system with the label AzureEphmDsk"},
+	{signTorn, diskRefuse, "its partition table is damaged or contradictory"},
+	{signMany, diskRefuse, "it has more than one partition"},
+	{signNamed | signLinux, diskMount, "resourcedisk names it, and it holds one ext2, ext3, ext4, xfs or btrfs"},
+	{signNTFS | signFresh, diskFormat, "its one partition is Azure's NTFS, which holds at most the read-me and System Volume Information"},
+	{signNTFS, diskRefuse, "it holds an NTFS that has files, another label, or can't be read for certain"},
+	{signKnown, diskRefuse, "it holds another file system, or part of LVM, RAID, LUKS, BitLocker, swap or the like"},
+	{signBlank | signTable, diskFormat, "its partition table is empty, and so is the disk"},
+	{signBlank, diskFormat, "it is empty"},
+	{0, diskRefuse, "it holds something unknown"},
 }
 
 // decideDisk is the decision about a disk, and why. With resourcedisk.fs=none
 // what would be formatted is kept.
 func decideDisk(seen diskSigns) (verdict, string) {
-	for _, r := range diskRules() {
+	for _, r := range diskRules {
 		if seen&r.signs != r.signs {
 			continue
 		}

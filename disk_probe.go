@@ -62,17 +62,19 @@ type signature struct {
 // signatures lists what a disk or partition may start with, beside the file
 // systems of superblocks. It only gives names to what is refused: data that is
 // not in the list is refused all the same.
-func signatures() []signature {
-	const md, bcache = "\xfc\x4e\x2b\xa9", "\xc6\x85\x73\xf6\x4e\x1a\x45\xca"
-	return []signature{
-		{"NTFS", 3, "NTFS    "}, {"BitLocker", 3, "-FVE-FS-"}, {"exFAT", 3, "EXFAT   "}, {"ReFS", 3, "ReFS"},
-		{"FAT", 54, "FAT1"}, {"FAT", 82, "FAT32"}, {"LUKS", 0, "LUKS\xba\xbe"}, {"JFS", 32768, "JFS1"}, {"ReiserFS", 65588, "ReIsEr"},
-		{"LVM", 0, "LABELONE"}, {"LVM", 512, "LABELONE"}, {"LVM", 1024, "LABELONE"}, {"LVM", 1536, "LABELONE"},
-		{"RAID", 0, md}, {"RAID", 4096, md}, {"bcache", 4120, bcache},
-		{"ISO 9660", 32769, "CD001"}, {"UDF", 32769, "BEA01"}, {"UDF", 32769, "NSR0"},
-		{"swap", 4086, "SWAPSPACE2"}, {"swap", 4086, "SWAP-SPACE"}, {"swap", 65526, "SWAPSPACE2"}, {"hibernation", 4086, "S1SUSPEND"},
-	}
+var signatures = []signature{
+	{"NTFS", 3, "NTFS    "}, {"BitLocker", 3, "-FVE-FS-"}, {"exFAT", 3, "EXFAT   "}, {"ReFS", 3, "ReFS"},
+	{"FAT", 54, "FAT1"}, {"FAT", 82, "FAT32"}, {"LUKS", 0, "LUKS\xba\xbe"}, {"JFS", 32768, "JFS1"}, {"ReiserFS", 65588, "ReIsEr"},
+	{"LVM", 0, "LABELONE"}, {"LVM", 512, "LABELONE"}, {"LVM", 1024, "LABELONE"}, {"LVM", 1536, "LABELONE"},
+	{"RAID", 0, mdMagic}, {"RAID", 4096, mdMagic}, {"bcache", 4120, bcacheMagic},
+	{"ISO 9660", 32769, "CD001"}, {"UDF", 32769, "BEA01"}, {"UDF", 32769, "NSR0"},
+	{"swap", 4086, "SWAPSPACE2"}, {"swap", 4086, "SWAP-SPACE"}, {"swap", 65526, "SWAPSPACE2"}, {"hibernation", 4086, "S1SUSPEND"},
 }
+
+const (
+	mdMagic     = "\xfc\x4e\x2b\xa9"
+	bcacheMagic = "\xc6\x85\x73\xf6\x4e\x1a\x45\xca"
+)
 
 // signs names what is known of the extent's content.
 func (e extent) signs() (names []string, id identity) {
@@ -84,7 +86,7 @@ func (e extent) signs() (names []string, id identity) {
 	if id = identify(io.NewSectionReader(e.r, e.from, e.size)); id.fstype != "" {
 		add(id.fstype)
 	}
-	for _, s := range signatures() {
+	for _, s := range signatures {
 		if e.has(s.at, s.magic) {
 			add(s.name)
 		}

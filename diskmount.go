@@ -26,7 +26,8 @@ func (m *machine) mountPoint() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Abs(filepath.Join(m.guest.dir, rel))
+	dir, err := realPath(m.guest.dir)
+	return filepath.Join(dir, rel), err
 }
 
 // checkMountPoint makes the directory, and fails if something is mounted there or

@@ -109,7 +109,7 @@ func newInitMachine(log *console) *machine {
 
 // runPID1 does not return but as PID 1 of a container.
 func (in *initRun) runPID1(command []string) int {
-	mountErr := mountAll("/", initMounts())
+	mountErr := mountAll("/", initMounts)
 	cmdline := sysCommandLine()
 	ns, err := os.Readlink("/proc/self/ns/pid")
 	in.machinePID1 = err != nil || ns == initialPIDNamespace

@@ -27,21 +27,19 @@ type superblock struct {
 }
 
 // superblocks lists the file systems that UUID= and LABEL= know.
-func superblocks() []superblock {
-	return []superblock{
-		{"ext4", 1024 + 56, "\x53\xef", 1024 + 104, 1024 + 120, 16, false},     // fs/ext4/ext4.h: s_magic, s_uuid, s_volume_name
-		{"xfs", 0, "XFSB", 32, 108, 12, false},                                 // fs/xfs/libxfs/xfs_format.h: sb_uuid, sb_fname
-		{"btrfs", 65536 + 64, "_BHRfS_M", 65536 + 32, 65536 + 299, 256, false}, // btrfs_super_block: fsid, label
-		{"erofs", 1024, "\xe2\xe1\xf5\xe0", 1024 + 48, 1024 + 64, 16, false},   // erofs_super_block: uuid, volume_name
-		{"f2fs", 1024, "\x10\x20\xf5\xf2", 1024 + 108, 1024 + 124, 1024, true}, // f2fs_super_block: uuid, volume_name
-		{"squashfs", 0, "hsqs", -1, -1, 0, false},
-	}
+var superblocks = []superblock{
+	{"ext4", 1024 + 56, "\x53\xef", 1024 + 104, 1024 + 120, 16, false},     // fs/ext4/ext4.h: s_magic, s_uuid, s_volume_name
+	{"xfs", 0, "XFSB", 32, 108, 12, false},                                 // fs/xfs/libxfs/xfs_format.h: sb_uuid, sb_fname
+	{"btrfs", 65536 + 64, "_BHRfS_M", 65536 + 32, 65536 + 299, 256, false}, // btrfs_super_block: fsid, label
+	{"erofs", 1024, "\xe2\xe1\xf5\xe0", 1024 + 48, 1024 + 64, 16, false},   // erofs_super_block: uuid, volume_name
+	{"f2fs", 1024, "\x10\x20\xf5\xf2", 1024 + 108, 1024 + 124, 1024, true}, // f2fs_super_block: uuid, volume_name
+	{"squashfs", 0, "hsqs", -1, -1, 0, false},
 }
 
 // identify reads the superblock of a device. What it does not know, or can't
 // read, is the zero value.
 func identify(r io.ReaderAt) identity {
-	for _, sb := range superblocks() {
+	for _, sb := range superblocks {
 		magic := make([]byte, len(sb.magic))
 		if _, err := r.ReadAt(magic, sb.magicAt); err != nil || string(magic) != sb.magic {
 			continue

@@ -265,7 +265,7 @@ func findInit(dir string, p rootParams) (string, error) {
 // switchRoot makes the real root the root and becomes its init. It returns only
 // on failure before the point of no return.
 func switchRoot(p rootParams, init string, args []string) error {
-	for _, im := range initMounts() {
+	for _, im := range initMounts {
 		target := filepath.Join(sysroot, im.path)
 		switch {
 		case !isMountPoint(im.path):
