@@ -198,8 +198,8 @@ func (b *boot) stepPublish(ctx context.Context) (string, error) {
 	return b.spec.HostName + " by a new request on the lease", nil
 }
 
-// useWireServer settles which wire server it is.
-func (b *boot) useWireServer() error {
+// newWire returns a client of the wire server that this VM has.
+func (b *boot) newWire() (*wireServer, error) {
 	endpoint := b.cfg.WireServer
 	if b.lease != nil {
 		endpoint = b.lease.wireServer(b.cfg)
@@ -207,15 +207,15 @@ func (b *boot) useWireServer() error {
 	if endpoint == "" {
 		endpoint = defaultWireServer
 	}
-	w, err := newWireServer(endpoint, b.cfg.Health, func(text string) { b.log.note("goalstate", text) })
-	b.wire = w
-	return err
+	return newWireServer(endpoint, b.cfg.Health, func(text string) { b.log.note("wireserver", text) })
 }
 
 func (b *boot) stepGoalState(ctx context.Context) (string, error) {
-	if err := b.useWireServer(); err != nil {
+	w, err := b.newWire()
+	if err != nil {
 		return "", err
 	}
+	b.wire = w
 	if b.cfg.Health == "json" {
 		return "", nil
 	}

@@ -34,6 +34,7 @@ type config struct {
 	IMDS           bool          // ask the metadata service
 	IMDSWait       time.Duration // how long Ready waits for it when there is a medium
 	IMDSDeadline   time.Duration // how long it is asked when there is none
+	ProvisionData  bool          // ask the wire server as the platform's draft has it
 	UserData       bool          // user data stand in for custom data
 	CustomDataMust bool          // custom data that Azure has promised and that are nowhere fail the VM
 	Health         string        // xml, json
@@ -106,6 +107,7 @@ func (c *config) options() []option {
 		{"imds", "yes", "ask the metadata service", setBool(&c.IMDS)},
 		{"imds.wait", "700ms", "how long Ready waits for the metadata service when there is a DVD", setDuration(&c.IMDSWait)},
 		{"imds.deadline", "5m", "how long to ask the metadata service when there is no DVD", setDuration(&c.IMDSDeadline)},
+		{"provisiondata", "no", "ask the wire server for provisioning data (a draft of the platform)", setBool(&c.ProvisionData)},
 		{"userdata", "yes", "take user data as custom data where there are none", setBool(&c.UserData)},
 		{"customdata.required", "no", "fail if the custom data that the metadata service announces are not there", setBool(&c.CustomDataMust)},
 		{"health", "xml", "health endpoint: xml, or json with xml as fallback", setOneOf(&c.Health, "xml", "json")},

@@ -144,24 +144,8 @@ func (imdsSource) read(ctx context.Context, b *boot) (*spec, string, error) {
 	if !b.cfg.IMDS {
 		return nil, "", nil
 	}
-	limit := b.cfg.IMDSDeadline
-	if b.phase == everyBoot { // there is nothing that could not be done at the next
-		limit = min(limit, imdsLaterLimit)
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := b.sourceTime(ctx)
 	defer cancel()
-	began := time.Now()
-	go func() {
-		select {
-		case <-b.run.done["media"]:
-		case <-ctx.Done():
-			return
-		}
-		if b.medium != nil {
-			sleep(ctx, b.cfg.IMDSWait-time.Since(began))
-			cancel()
-		}
-	}()
 	c := b.newIMDS()
 	defer c.http.close()
 	md, err := c.instance(ctx, b.lease == nil || b.lease.leadsToIMDS())

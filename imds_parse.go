@@ -20,9 +20,11 @@ type metadata struct {
 	Spec          spec   // host name, user, keys, password switch, pool type
 	UserData      secret // decoded; nil if there are none
 	HasCustomData bool
-	PPSType       string // as it stands: "" when the document lacks it, "None", ...
-	VMID          string
-	Interfaces    []imdsInterface
+	// HasAdminPassword is of the draft that provisiondata.go speaks.
+	HasAdminPassword bool
+	PPSType          string // as it stands: "" when the document lacks it, "None", ...
+	VMID             string
+	Interfaces       []imdsInterface
 }
 
 // imdsInterface is a network interface in the platform's order.
@@ -64,6 +66,7 @@ func parseIMDS(doc []byte) (*metadata, error) {
 	}
 	extended := root.object("extended").object("compute")
 	md.HasCustomData, _ = parseBool(extended.text("hasCustomData"))
+	md.HasAdminPassword, _ = parseBool(extended.text("hasAdminPassword"))
 	md.PPSType = extended.text("ppsType")
 	s.Preprovisioned = poolType(md.PPSType, false)
 	for _, v := range root.object("network").list("interface", maxIMDSInterfaces) {

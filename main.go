@@ -32,7 +32,7 @@ func plan(cfg *config) []step {
 		weight: bestEffort, when: everyBoot, run: (*boot).stepScript}
 	ready := step{name: "ready", about: "report Ready, or why not, to the wire server and by KVP",
 		needs:  []string{"mark", "spec", "user", "hostname", "lease", "goalstate", "ssh", "hostkeys", "sshd", "customdata", "records"},
-		wants:  []string{"publish", "resolv", "imds", "metadata", "entropy", "timeouts", "console"},
+		wants:  []string{"publish", "resolv", "imds", "provisiondata", "metadata", "entropy", "timeouts", "console"},
 		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
 
 	disk := step{name: "disk", about: "resource disk: find, judge, format if it holds nothing, mount; swap",
@@ -76,8 +76,11 @@ func plan(cfg *config) []step {
 			weight:   contact, when: everyBoot, run: (*boot).stepLease},
 		imds,
 		interfaces,
+		{name: "provisiondata", about: "ask the wire server for provisioning data, if that is wanted",
+			needs:  []string{"lease"},
+			weight: bestEffort, when: firstBoot, run: readSource(fromWireServer)},
 		{name: "spec", about: "what this VM was created with: the DVD, else the metadata service",
-			needs: []string{"state", "media"}, wants: []string{"imds"},
+			needs: []string{"state", "media"}, wants: []string{"provisiondata", "imds"},
 			enough: func(b *boot) bool { return b.medium != nil && b.document == nil },
 			weight: required, when: firstBoot, run: (*boot).stepSpec},
 		{name: "hostname", about: "host name: kernel, /etc/hostname, /etc/hosts",

@@ -233,9 +233,9 @@ func (p *reprovision) resume(ctx context.Context, b *boot) (ended bool) {
 	}
 	limited, cancelReport := context.WithTimeout(ctx, b.cfg.NetworkWait)
 	defer cancelReport()
-	err := b.useWireServer()
+	w, err := b.newWire()
 	if err == nil {
-		err = b.wire.report(limited, nil, health{State: "Ready"})
+		err = w.report(limited, nil, health{State: "Ready"})
 	}
 	if err == nil {
 		err = b.saveProgress(pooled)

@@ -19,6 +19,7 @@ type source interface {
 // comes first because it is there before the network is.
 const (
 	fromMedium = iota
+	fromWireServer
 	fromIMDS
 	sourceCount
 )
@@ -31,7 +32,7 @@ func sources() [sourceCount]struct {
 	return [sourceCount]struct {
 		source
 		step string
-	}{{mediumSource{}, "media"}, {imdsSource{}, "imds"}}
+	}{{mediumSource{}, "media"}, {provisionDataSource{}, "provisiondata"}, {imdsSource{}, "imds"}}
 }
 
 // readSource is the step of a source.
@@ -158,7 +159,7 @@ func (mediumSource) read(ctx context.Context, b *boot) (*spec, string, error) {
 	defer cancel()
 	med, err := b.findMedium(ctx, b.mediumNotNeeded)
 	if err != nil {
-		if !errors.Is(err, errNoMedium) || b.cfg.Media != "" || !b.cfg.IMDS && !b.previous() {
+		if !errors.Is(err, errNoMedium) || b.cfg.Media != "" || !b.cfg.IMDS && !b.cfg.ProvisionData && !b.previous() {
 			return nil, "", err
 		}
 		b.mediumErr = err
@@ -209,7 +210,9 @@ func (b *boot) stepSpec(context.Context) (string, error) {
 			return "", b.noSource()
 		}
 		if allow, known := s.passwordAuth(); known && allow && s.Preprovisioned == "" {
-			b.warn("spec", "a password may have been given for %s: only the DVD holds it, the account gets none", oneLine(s.UserName, 32))
+			if s.Password == nil {
+				b.warn("spec", "a password may have been given for %s: only the DVD holds it, the account gets none", oneLine(s.UserName, 32))
+			}
 		}
 	}
 	if s.ProvisionProxyAgent && !b.guest.isFile("/usr/sbin/azure-proxy-agent") {
@@ -225,7 +228,7 @@ func (b *boot) stepSpec(context.Context) (string, error) {
 	}
 	b.spec = s
 	if b.medium == nil {
-		return "from the metadata service alone: " + oneLine(s.UserName+"@"+s.HostName, 100), nil
+		return "without a medium: " + oneLine(s.UserName+"@"+s.HostName, 100), nil
 	}
 	return "", nil
 }

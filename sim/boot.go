@@ -128,7 +128,9 @@ type watch struct {
 	file   io.Writer
 	events []Event
 	ready  chan struct{}
-	told   bool
+	// missing is how many more times Ready must be reported: a VM that leaves a pool
+	// does so twice.
+	missing int
 }
 
 func (w *watch) Write(line []byte) (int, error) {
@@ -139,9 +141,10 @@ func (w *watch) Write(line []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = append(w.events, e)
-	if e.State == "Ready" && e.Status < 300 && !w.told {
-		w.told = true
-		close(w.ready)
+	if e.State == "Ready" && e.Status < 300 {
+		if w.missing--; w.missing == 0 {
+			close(w.ready)
+		}
 	}
 	if w.file != nil {
 		return w.file.Write(line)
@@ -169,7 +172,10 @@ func bootStage() (int, error) {
 	if err := prepareMachine(m, vm, faults, dir, o.ResourceSize); err != nil {
 		return 0, err
 	}
-	w := &watch{ready: make(chan struct{})}
+	w := &watch{ready: make(chan struct{}), missing: 1}
+	if len(vm.Assigned) > 0 {
+		w.missing++
+	}
 	if o.Log != "" {
 		f, err := os.OpenFile(o.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		if err != nil {
@@ -185,6 +191,10 @@ func bootStage() (int, error) {
 		defer cancel()
 	}
 	p := New([]*VM{vm}, NewLog(w), faults)
+	if len(vm.Assigned) > 0 {
+		m.Monitor = filepath.Join(dir, "qmp")
+		p.Switch = p.machineSwitch(m)
+	}
 	if err := p.serveVM(ctx, vm, m.Tap, faults); err != nil {
 		return 0, err
 	}

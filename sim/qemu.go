@@ -34,6 +34,7 @@ type Machine struct {
 	UUID                   string
 	Input                  io.Reader // typed on the console
 	MAC, Tap               string    // network card and the host's end of it, "" for no network
+	Monitor                string    // socket on which QEMU takes orders (QMP), "" for none
 }
 
 // args is the command line of QEMU.
@@ -92,7 +93,10 @@ func (m *Machine) args(accelerator string) []string {
 		}
 	}
 	if m.Tap != "" {
-		a = append(a, "-netdev", "tap,id=net,script=no,downscript=no,ifname="+m.Tap, "-device", "virtio-net-pci,netdev=net,romfile=,mac="+m.MAC)
+		a = append(a, "-netdev", "tap,id=net,script=no,downscript=no,ifname="+m.Tap, "-device", "virtio-net-pci,id="+firstNIC+",netdev=net,romfile=,mac="+m.MAC)
+	}
+	if m.Monitor != "" {
+		a = append(a, "-qmp", "unix:"+escape(m.Monitor)+",server=on,wait=off")
 	}
 	return a
 }

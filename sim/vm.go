@@ -50,6 +50,10 @@ type VM struct {
 	AssignAfter float64         `json:"assignAfter"`
 	Restarted   bool            `json:"restarted"`
 
+	// ProvisionData says in which form the wire server has provisioning data, "xml"
+	// or "json"; "" for none, as on the real platform of today.
+	ProvisionData string `json:"provisionData"`
+
 	// IMDS is what the metadata service says otherwise: members of this description.
 	IMDS json.RawMessage `json:"imds"`
 

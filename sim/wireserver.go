@@ -28,6 +28,8 @@ func (p *Platform) wire(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, xml.Header+"<Versions><Preferred><Version>2015-04-05</Version></Preferred><Supported><Version>2015-04-05</Version><Version>2012-11-30</Version></Supported></Versions>")
 	case r.URL.Path == "/provisioning/health" && r.Method == "POST":
 		p.healthJSON(w, r, vm)
+	case strings.HasPrefix(r.URL.Path, "/provisiondata") && vm.ProvisionData != "" && q.Get("api-version") != "":
+		p.provisionData(w, r, vm)
 	case strings.TrimSuffix(r.URL.Path, "/") != "/machine" && !strings.HasPrefix(r.URL.Path, "/machine/"):
 		http.NotFound(w, r)
 	case version != "2012-11-30" && version != "2015-04-05":

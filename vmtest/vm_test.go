@@ -24,9 +24,9 @@ import (
 // lab is what the tests share: the kernel, our binaries, a key, a description of
 // the VM.
 type lab struct {
-	dir, kernel, modules          string
-	azprov, mkinitramfs, azuresim string
-	keyFile, key, vm, user        string
+	dir, kernel, modules           string
+	azprov, mkinitramfs, azuresim  string
+	keyFile, key, vm, user, faults string
 }
 
 // need skips a test when a program is missing; with CI=true that is a failure.
