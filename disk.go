@@ -3,9 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,7 +45,6 @@ func localNVMe(model string) bool {
 type foundDisk struct {
 	name string // in /sys/block
 	role diskRole
-	path string // of the device, which stays the same from boot to boot
 }
 
 // vmbusID is the id of the VMBus device at a sysfs directory, in lower case
@@ -56,35 +56,39 @@ func vmbusID(dir string) string {
 // diskRole tells what a whole disk is by sysfs alone. Both layouts lead there:
 // block/X is a directory or a link, its device a link to the SCSI device or NVMe
 // controller, below the VMBus device in whatever depth.
-func (m *machine) diskRole(name string) foundDisk {
-	d := foundDisk{name: name}
-	path, err := realPath(m.sys("block", name, "device"))
-	if err != nil {
-		return d
-	}
-	d.path = path
+func (m *machine) diskRole(name string) diskRole {
+	dir := m.sys("block", name) + "/device"
 	if isNVMe(name) {
-		model := sysAttr(path + "/model")
+		model := sysAttr(dir + "/model")
 		switch {
 		case localNVMe(model):
-			d.role = roleLocal
+			return roleLocal
 		case strings.HasPrefix(model, "MSFT NVMe Accelerator"):
-			d.role = roleRemote
+			return roleRemote
 		}
-		return d
+		return roleOther
 	}
-	address := strings.Split(filepath.Base(path), ":") // host:channel:target:LUN
-	if len(address) != 4 || sysAttr(path+"/type") != "0" {
-		return d
+	link, _ := os.Readlink(dir)
+	lun, isSCSI := scsiLUN(link)
+	if !isSCSI || sysAttr(dir+"/type") != "0" {
+		return roleOther
 	}
-	top := filepath.Clean(m.sysfs)
-	for dir := path; len(dir) > len(top); dir = filepath.Dir(dir) {
+	for range 12 { // the kernel follows the link, then goes up
+		dir += "/.."
 		if id := vmbusID(dir); id != "" {
-			d.role = scsiRole(id, address[3], m.hasIDE())
-			break
+			return scsiRole(id, lun, m.hasIDE())
 		}
 	}
-	return d
+	return roleOther
+}
+
+// scsiLUN is the LUN of a SCSI device: host:channel:target:LUN is the last part of
+// its path.
+func scsiLUN(path string) (lun string, ok bool) {
+	if address := strings.Split(filepath.Base(path), ":"); len(address) == 4 {
+		return address[3], true
+	}
+	return "", false
 }
 
 // scsiRole is the role of a LUN of a VMBus device. ide says that the VM is of
@@ -126,15 +130,17 @@ const (
 // or without one the local NVMe disks. wait is how long one that sysfs announces is
 // worth waiting for.
 func (m *machine) resourceDisks() (list []foundDisk, wait time.Duration) {
-	var local []foundDisk
+	var local []string // place on the bus, which stays the same from boot to boot, and name
 	for _, dir := range listDir(m.sys("block")) {
-		d := m.diskRole(filepath.Base(dir))
+		name := filepath.Base(dir)
+		role := m.diskRole(name)
 		switch {
 		case sysAttr(dir+"/size") == "0" || sysAttr(dir+"/hidden") == "1":
-		case d.role == roleResource:
-			list = append(list, d)
-		case d.role == roleLocal:
-			local = append(local, d)
+		case role == roleResource:
+			list = append(list, foundDisk{name: name, role: role})
+		case role == roleLocal:
+			place, _ := os.Readlink(dir)
+			local = append(local, place+" "+name)
 		}
 	}
 	if len(list) > 0 {
@@ -147,8 +153,11 @@ func (m *machine) resourceDisks() (list []foundDisk, wait time.Duration) {
 	if m.awaitsNVMe(len(local)) {
 		wait = diskWait
 	}
-	sortFew(local, func(a, b foundDisk) bool { return a.path < b.path })
-	return local, wait
+	slices.Sort(local)
+	for _, l := range local {
+		list = append(list, foundDisk{name: l[strings.LastIndexByte(l, ' ')+1:], role: roleLocal})
+	}
+	return list, wait
 }
 
 // awaitsSCSI says how long to wait for a resource disk that VMBus has but no block
@@ -166,33 +175,25 @@ func (m *machine) awaitsSCSI() (wait time.Duration) {
 		if id != vmbusSCSI || ide {
 			continue
 		}
-		luns := 0
-		for _, lun := range children(children(children([]string{dir}, "host"), "target"), "") {
-			if !strings.Contains(filepath.Base(lun), ":") {
-				continue // target/HOST:CHANNEL:TARGET:LUN is a disk
-			}
-			luns++
-			if strings.HasSuffix(lun, ":1") && sysAttr(lun+"/type") == "0" {
-				return diskWait
+		found := 0
+		for _, host := range listDir(dir) {
+			for _, target := range listDir(host) {
+				for _, device := range listDir(target) {
+					lun, ok := scsiLUN(device)
+					if !ok {
+						continue
+					}
+					if found++; lun == "1" && sysAttr(device+"/type") == "0" {
+						return diskWait
+					}
+				}
 			}
 		}
-		if luns == 0 {
+		if found == 0 {
 			wait = diskDoubt
 		}
 	}
 	return wait
-}
-
-// children returns what is in directories, where its name starts so.
-func children(dirs []string, prefix string) (list []string) {
-	for _, dir := range dirs {
-		for _, path := range listDir(dir) {
-			if strings.HasPrefix(filepath.Base(path), prefix) {
-				list = append(list, path)
-			}
-		}
-	}
-	return list
 }
 
 // awaitsNVMe says whether a controller has yet to show its disk.
@@ -217,16 +218,18 @@ func (m *machine) namedDisk(path string) (d foundDisk, ok bool, err error) {
 	if unix.Stat(m.dev(strings.TrimPrefix(path, "/dev/")), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return d, false, nil
 	}
-	link, err := realPath(m.sys("dev/block", fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))))
+	dir := m.sys("dev/block", strconv.Itoa(int(unix.Major(st.Rdev)))+":"+strconv.Itoa(int(unix.Minor(st.Rdev))))
+	link, err := os.Readlink(dir)
 	if err != nil {
 		return d, false, nil
 	}
-	d = m.diskRole(filepath.Base(link))
+	d.name = filepath.Base(link)
+	d.role = m.diskRole(d.name)
 	switch {
-	case sysAttr(link+"/partition") != "":
+	case sysAttr(dir+"/partition") != "":
 		err = errors.New("it is a partition: name the whole disk")
 	case d.role == roleOS || d.role == roleData || d.role == roleRemote:
-		err = fmt.Errorf("it is a %s of this VM", d.role)
+		err = errors.New("it is a " + string(d.role) + " of this VM")
 	}
 	if err != nil {
 		return d, true, failureHint("use resource disk", path, err, "see resourcedisk")
@@ -259,30 +262,30 @@ func (m *machine) findDisks(ctx context.Context) ([]foundDisk, error) {
 // awaitDevice calls ready until it is true or fails, at once and whenever the
 // kernel says that a device has changed; ETIMEDOUT when that takes too long.
 func awaitDevice(ctx context.Context, wait time.Duration, ready func() (bool, error)) error {
-	var events *ueventSocket
-	for end := time.Now().Add(wait); ; {
+	end := time.Now().Add(wait)
+	if ok, err := ready(); ok || err != nil {
+		return err
+	}
+	events, listenErr := listenUevents()
+	if listenErr == nil {
+		defer events.close()
+	}
+	for {
+		// What came before the socket was open is seen now.
 		if ok, err := ready(); ok || err != nil {
 			return err
 		}
-		left := time.Until(end)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// Not every kernel and namespace tells: it is looked again all the same.
+		left := min(time.Until(end), 100*time.Millisecond)
 		if left <= 0 {
 			return unix.ETIMEDOUT
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		// Not every kernel and namespace tells: it is looked again all the same.
-		left = min(left, 100*time.Millisecond)
-		if events == nil {
-			var err error
-			if events, err = listenUevents(); err != nil {
-				time.Sleep(left)
-				continue
-			}
-			defer events.close()
-			continue // what came before the socket was open
-		}
-		if _, _, err := events.receiveWithin(left); err != nil {
+		if listenErr != nil {
+			time.Sleep(left)
+		} else if _, _, err := events.receiveWithin(left); err != nil {
 			return err
 		}
 	}

@@ -34,7 +34,7 @@ type extent struct {
 }
 
 // at reads n bytes; nil when they are not all there.
-func (e extent) at(off int64, n int) []byte {
+func (e *extent) at(off int64, n int) []byte {
 	if off < 0 || off > e.size-int64(n) {
 		return nil
 	}
@@ -48,7 +48,7 @@ func (e extent) at(off int64, n int) []byte {
 	return b
 }
 
-func (e extent) has(off int64, magic string) bool {
+func (e *extent) has(off int64, magic string) bool {
 	return string(e.at(off, len(magic))) == magic
 }
 
@@ -77,7 +77,7 @@ const (
 )
 
 // signs names what is known of the extent's content.
-func (e extent) signs() (names []string, id identity) {
+func (e *extent) signs() (names []string, id identity) {
 	add := func(name string) {
 		if len(names) == 0 || names[len(names)-1] != name {
 			names = append(names, name)
@@ -113,7 +113,7 @@ func (e extent) signs() (names []string, id identity) {
 
 // blank looks at the first and the last MiB and at places between them. What
 // keep says is no data, a partition table.
-func (e extent) blank(keep func(off int64) bool) bool {
+func (e *extent) blank(keep func(off int64) bool) bool {
 	const page, edge, places = 4096, 1 << 20, 64
 	zero := func(from, to int64) bool {
 		for ; from < to; from += page {
@@ -154,7 +154,7 @@ func onlyZeros(b []byte) bool {
 // It only reads, at most some MiB.
 func viewDisk(r io.ReaderAt, size, sector int64) diskView {
 	var readErr error
-	e := extent{r, 0, size, &readErr}
+	e := &extent{r, 0, size, &readErr}
 	v := diskView{}
 	if size < minResourceDisk {
 		v.signs = signSmall
@@ -169,7 +169,7 @@ func viewDisk(r io.ReaderAt, size, sector int64) diskView {
 }
 
 // look finds the one place that may hold a file system and judges it.
-func (v *diskView) look(e extent, sector int64) {
+func (v *diskView) look(e *extent, sector int64) {
 	names, id := e.signs()
 	t := readTable(e, sector)
 	if len(names) > 0 && t.kind == "MBR" && len(t.parts) == 0 {
@@ -205,7 +205,7 @@ func (v *diskView) look(e extent, sector int64) {
 		v.signs |= signMany
 		v.detail = joinTexts(v.detail, fmt.Sprintf("%d partitions", len(parts)))
 	case len(parts) == 1:
-		area := extent{e.r, v.part.from, v.part.size, e.err}
+		area := &extent{e.r, v.part.from, v.part.size, e.err}
 		names, id = area.signs()
 		v.judge(area, names, id, t.kind == "GPT" && v.part.name == resourcePartition)
 		if gap := t.unused(); gap > maxUnused {
@@ -220,7 +220,7 @@ func (v *diskView) look(e extent, sector int64) {
 }
 
 // judge adds what an area's content means; ours says that it is azprov's partition.
-func (v *diskView) judge(area extent, names []string, id identity, ours bool) {
+func (v *diskView) judge(area *extent, names []string, id identity, ours bool) {
 	v.id = id
 	where := "the disk"
 	if v.part.number > 0 {
@@ -267,8 +267,8 @@ func (v *diskView) judge(area extent, names []string, id identity, ours bool) {
 
 // ext4Broken says whether the superblock of an ext4 has checksums and its own is
 // wrong.
-func ext4Broken(area extent) bool {
+func ext4Broken(area *extent) bool {
 	const metadataCsum = 0x400 // of s_feature_ro_compat
 	sb := area.at(superOffset, 1024)
-	return sb != nil && le.Uint16(sb[56:]) == 0xef53 && le.Uint32(sb[100:])&metadataCsum != 0 && crc32c(^uint32(0), sb[:1020]) != le.Uint32(sb[1020:])
+	return sb != nil && u16(sb, 56) == 0xef53 && u32(sb, 100)&metadataCsum != 0 && crc32c(^uint32(0), sb[:1020]) != u32(sb, 1020)
 }

@@ -33,7 +33,9 @@ func sysTree(t *testing.T, m *machine, disks ...sysDisk) {
 	link := func(target, name string) {
 		t.Helper()
 		name = m.sys(name)
-		rel, err := filepath.Rel(filepath.Dir(name), m.sys(target))
+		// As kernfs makes links: by way of the target's parent.
+		rel, err := filepath.Rel(filepath.Dir(name), filepath.Dir(m.sys(target)))
+		rel += "/" + filepath.Base(target)
 		if err == nil {
 			err = os.MkdirAll(filepath.Dir(name), 0o755)
 		}
@@ -125,7 +127,7 @@ func TestFindResourceDisk(t *testing.T) {
 			m := newTestMachine(t)
 			sysTree(t, m, c.disks...)
 			for _, d := range c.disks {
-				if got := m.diskRole(d.name).role; got != d.want {
+				if got := m.diskRole(d.name); got != d.want {
 					t.Errorf("%s is %q, want %q", d.name, got, d.want)
 				}
 			}

@@ -26,8 +26,7 @@ func (m *machine) mountPoint() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := realPath(m.guest.dir)
-	return filepath.Join(dir, rel), err
+	return filepath.Join(m.guest.dir, rel), nil
 }
 
 // checkMountPoint makes the directory, and fails if something is mounted there or

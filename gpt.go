@@ -56,25 +56,25 @@ type gptHeader struct {
 //	signature 0, revision 8, size u32 12, CRC u32 16, own LBA u64 24, other LBA 32,
 //	first usable 40, last usable 48, disk GUID 56, table LBA 72, entries u32 80,
 //	entry size u32 84, CRC of the table u32 88
-func readGPT(e extent, lba, sector int64) *gptHeader {
+func readGPT(e *extent, lba, sector int64) *gptHeader {
 	h := e.at(lba*sector, int(sector))
 	if len(h) < 512 || string(h[:len(gptMagic)]) != gptMagic {
 		return nil
 	}
-	size, count, entry := le.Uint32(h[12:]), le.Uint32(h[80:]), le.Uint32(h[84:])
-	if size < gptHeaderSize || int64(size) > sector || le.Uint64(h[24:]) != uint64(lba) || count > 4096 || entry < 128 || entry > 4096 || count*entry > 1<<20 {
+	size, count, entry := u32(h, 12), u32(h, 80), u32(h, 84)
+	if size < gptHeaderSize || int64(size) > sector || u64(h, 24) != uint64(lba) || count > 4096 || entry < 128 || entry > 4096 || count*entry > 1<<20 {
 		return nil
 	}
-	sum := le.Uint32(h[16:])
+	sum := u32(h, 16)
 	h = bytes.Clone(h[:size])
 	le.PutUint32(h[16:], 0)
 	sectors := uint64(e.size / sector)
-	first, last, at, other := le.Uint64(h[40:]), le.Uint64(h[48:]), le.Uint64(h[72:]), le.Uint64(h[32:])
+	first, last, at, other := u64(h, 40), u64(h, 48), u64(h, 72), u64(h, 32)
 	if crc32.ChecksumIEEE(h) != sum || first > last || last >= sectors || at >= sectors || other >= sectors {
 		return nil
 	}
 	table := e.at(int64(at)*sector, int(count*entry))
-	if table == nil || crc32.ChecksumIEEE(table) != le.Uint32(h[88:]) {
+	if table == nil || crc32.ChecksumIEEE(table) != u32(h, 88) {
 		return nil
 	}
 	g := &gptHeader{raw: h, table: table, other: int64(other)}
@@ -84,7 +84,7 @@ func readGPT(e extent, lba, sector int64) *gptHeader {
 		if onlyZeros(t[:16]) {
 			continue
 		}
-		start, end := le.Uint64(t[32:]), le.Uint64(t[40:])
+		start, end := u64(t, 32), u64(t, 40)
 		if start < first || end > last || start > end {
 			return nil
 		}
@@ -101,7 +101,7 @@ func (g *gptHeader) same(o *gptHeader) bool {
 
 // readTable reads the partition table of a disk. Both copies of a GPT have to be
 // whole and the same, and nothing may contradict them: else torn says what is wrong.
-func readTable(e extent, sector int64) *partTable {
+func readTable(e *extent, sector int64) *partTable {
 	t := &partTable{size: e.size}
 	mbr := e.at(0, 512)
 	if sector < 512 || sector > 4096 || mbr == nil {
@@ -164,7 +164,7 @@ func (t *partTable) readMBR(b []byte, sector int64) (protective bool) {
 		if onlyZeros(p) {
 			continue
 		}
-		start, n := int64(le.Uint32(p[8:])), int64(le.Uint32(p[12:]))
+		start, n := int64(u32(p, 8)), int64(u32(p, 12))
 		if p[4] == 0xee {
 			gpt++
 			continue
@@ -188,10 +188,10 @@ func (t *partTable) readMBR(b []byte, sector int64) (protective bool) {
 
 // used are the partitions that count: one that Windows reserves for itself does
 // not, if it is empty, or marked by a format that had seen it empty.
-func (t *partTable) used(e extent, marked bool) []partition {
+func (t *partTable) used(e *extent, marked bool) []partition {
 	var list []partition
 	for _, p := range t.parts {
-		if string(p.kind[:]) == guidReserved && (marked || (extent{e.r, p.from, p.size, e.err}).blank(func(int64) bool { return false })) {
+		if string(p.kind[:]) == guidReserved && (marked || (&extent{e.r, p.from, p.size, e.err}).blank(func(int64) bool { return false })) {
 			continue
 		}
 		list = append(list, p)
@@ -279,3 +279,9 @@ func writeGPT(w store, size, sector int64) error {
 	}
 	return nil
 }
+
+// u16, u32 and u64 are little-endian numbers at an offset. They are functions for
+// the sake of the program's size.
+func u16(b []byte, at int) uint16 { return le.Uint16(b[at:]) }
+func u32(b []byte, at int) uint32 { return le.Uint32(b[at:]) }
+func u64(b []byte, at int) uint64 { return le.Uint64(b[at:]) }

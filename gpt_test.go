@@ -52,7 +52,7 @@ func TestGPT(t *testing.T) {
 				t.Errorf("partition from %d, %d bytes", from, n)
 			}
 			var readErr error
-			table := readTable(extent{f, 0, c.size, &readErr}, int64(c.sector))
+			table := readTable(&extent{f, 0, c.size, &readErr}, int64(c.sector))
 			if readErr != nil || table.torn != "" || len(table.parts) != 1 || table.parts[0].from != from || table.parts[0].size != n || table.parts[0].name != resourcePartition {
 				t.Errorf("read back: %+v, %v", table, readErr)
 			}
@@ -325,7 +325,7 @@ func FuzzPartitionTable(f *testing.F) {
 			}
 		}
 		var readErr error
-		table := readTable(extent{bytes.NewReader(image), 0, size, &readErr}, 512)
+		table := readTable(&extent{bytes.NewReader(image), 0, size, &readErr}, 512)
 		if readErr != nil {
 			t.Fatal(readErr)
 		}

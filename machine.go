@@ -5,12 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // machine is the VM as the steps see it. Nothing in azprov reaches for a path,
@@ -71,21 +68,6 @@ func sysAttr(path string) string {
 		return ""
 	}
 	return s
-}
-
-// realPath is the absolute path of what exists, without links, as the kernel
-// tells it: filepath's own walk is 6 kB of program.
-func realPath(path string) (string, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", failure("look up", path, err)
-	}
-	defer unix.Close(fd)
-	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	if err != nil {
-		return "", failure("look up", path, err)
-	}
-	return real, nil
 }
 
 // chassisTag is the SMBIOS chassis asset tag of every Azure VM.

@@ -65,7 +65,7 @@ func openNTFS(d *disc) (*ntfsVolume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &ntfsVolume{d: d, sector: int64(le.Uint16(b[11:]))}
+	v := &ntfsVolume{d: d, sector: int64(u16(b, 11))}
 	per := int64(b[13])
 	if per > 128 { // a power of 2
 		per = 1 << min(256-per, 16)
@@ -80,7 +80,7 @@ func openNTFS(d *disc) (*ntfsVolume, error) {
 	} else {
 		record = 1 << min(-record, 16)
 	}
-	total, mft := le.Uint64(b[40:]), le.Uint64(b[48:])
+	total, mft := u64(b, 40), u64(b, 48)
 	if record < 512 || record > 16384 || record&(record-1) != 0 || total > uint64(d.size/v.sector) || mft >= uint64(d.size/v.cluster) || mft == 0 {
 		return nil, broken("NTFS boot sector")
 	}
@@ -103,7 +103,7 @@ func openNTFS(d *disc) (*ntfsVolume, error) {
 // fixUp checks and undoes the update sequence of a record or index block: the
 // last two bytes of each 512 are kept elsewhere, so that a torn write is seen.
 func fixUp(b []byte, magic string) error {
-	at, n := int(le.Uint16(b[4:])), int(le.Uint16(b[6:]))
+	at, n := int(u16(b, 4)), int(u16(b, 6))
 	if string(b[:4]) != magic || n != len(b)/512+1 || at < 40 || at+2*n > 510 {
 		return broken("NTFS " + magic + " record")
 	}
@@ -133,7 +133,7 @@ func (v *ntfsVolume) file(number int) (*ntfsFile, error) {
 	if err := fixUp(b, "FILE"); err != nil {
 		return nil, err
 	}
-	if le.Uint16(b[22:])&1 == 0 || le.Uint64(b[32:]) != 0 {
+	if u16(b, 22)&1 == 0 || u64(b, 32) != 0 {
 		return nil, broken("NTFS record that is not in use")
 	}
 	return &ntfsFile{v, b}, nil
@@ -146,29 +146,29 @@ func (v *ntfsVolume) file(number int) (*ntfsFile, error) {
 // compressed or encrypted value are errors.
 func (f *ntfsFile) find(kind uint32, name string) (value []byte, runs []ntfsRun, err error) {
 	bad := broken("NTFS attribute")
-	used := int(le.Uint32(f.b[24:]))
+	used := int(u32(f.b, 24))
 	if used > len(f.b) {
 		return nil, nil, bad
 	}
 	found := false
-	for at := int(le.Uint16(f.b[20:])); ; {
+	for at := int(u16(f.b, 20)); ; {
 		if at < 42 || at+4 > used {
 			return nil, nil, bad
 		}
-		t := le.Uint32(f.b[at:])
+		t := u32(f.b, at)
 		if t == 0xffffffff {
 			return value, runs, nil
 		}
 		if at+24 > used {
 			return nil, nil, bad
 		}
-		n := int(le.Uint32(f.b[at+4:]))
+		n := int(u32(f.b, at+4))
 		if n < 24 || n%8 != 0 || n > used-at {
 			return nil, nil, bad
 		}
 		a := f.b[at : at+n]
 		at += n
-		nameAt, nameLen := int(le.Uint16(a[10:])), 2*int(a[9])
+		nameAt, nameLen := int(u16(a, 10)), 2*int(a[9])
 		if nameAt+nameLen > n {
 			return nil, nil, bad
 		}
@@ -178,22 +178,22 @@ func (f *ntfsFile) find(kind uint32, name string) (value []byte, runs []ntfsRun,
 		if t != kind || utf16Text(a[nameAt:nameAt+nameLen], false) != name {
 			continue
 		}
-		if found || le.Uint16(a[12:]) != 0 {
+		if found || u16(a, 12) != 0 {
 			return nil, nil, bad
 		}
 		found = true
 		if a[8] == 0 {
-			length, off := int(le.Uint32(a[16:])), int(le.Uint16(a[20:]))
+			length, off := int(u32(a, 16)), int(u16(a, 20))
 			if off > n || length > n-off {
 				return nil, nil, bad
 			}
 			value = a[off : off+length]
 			continue
 		}
-		if n < 64 || le.Uint64(a[16:]) != 0 || int(le.Uint16(a[32:])) > n {
+		if n < 64 || u64(a, 16) != 0 || int(u16(a, 32)) > n {
 			return nil, nil, bad
 		}
-		if runs, err = f.v.runs(a[le.Uint16(a[32:]):]); err != nil {
+		if runs, err = f.v.runs(a[u16(a, 32):]); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -254,7 +254,7 @@ func (v *ntfsVolume) volume() (label string, dirty bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	return utf16Text(name, false), le.Uint16(info[10:])&1 != 0, nil
+	return utf16Text(name, false), u16(info, 10)&1 != 0, nil
 }
 
 // ntfsIndex is the walk over a directory's B+ tree.
@@ -284,10 +284,10 @@ func (v *ntfsVolume) checkRoot() error {
 	if err != nil {
 		return err
 	}
-	if le.Uint16(f.b[22:])&2 == 0 || len(root) < 32 || le.Uint32(root) != 0x30 {
+	if u16(f.b, 22)&2 == 0 || len(root) < 32 || u32(root, 0) != 0x30 {
 		return broken("NTFS root directory")
 	}
-	x := &ntfsIndex{v: v, runs: runs, block: int(min(le.Uint32(root[8:]), 1<<20))}
+	x := &ntfsIndex{v: v, runs: runs, block: int(min(u32(root, 8), 1<<20))}
 	if x.block < 512 || x.block > 65536 || x.block&(x.block-1) != 0 {
 		return broken("NTFS root directory")
 	}
@@ -311,22 +311,22 @@ func (x *ntfsIndex) node(b []byte, depth int) error {
 	if len(b) < 16 || depth > maxNTFSDepth {
 		return bad
 	}
-	at, end := int64(le.Uint32(b)), int64(le.Uint32(b[4:]))
-	if at < 16 || end > int64(len(b)) {
+	at, end := int(u32(b, 0)), int(u32(b, 4))
+	if at < 16 || at > len(b) || end < 0 || end > len(b) {
 		return bad
 	}
 	for {
 		if at > end-16 {
 			return bad
 		}
-		n, flags := int64(le.Uint16(b[at+8:])), le.Uint16(b[at+12:])
+		n, flags := int(u16(b, at+8)), u16(b, at+12)
 		if n < 16 || n > end-at || flags&1 != 0 && n < 24 {
 			return bad
 		}
 		entry := b[at : at+n]
 		at += n
 		if flags&1 != 0 {
-			if err := x.below(int64(le.Uint64(entry[n-8:])), depth+1); err != nil {
+			if err := x.below(int64(u64(entry, n-8)), depth+1); err != nil {
 				return err
 			}
 		}
@@ -345,7 +345,7 @@ func (x *ntfsIndex) entry(e []byte) error {
 	if len(e) < 82 || 82+2*int(e[80]) > len(e) {
 		return broken("NTFS directory entry")
 	}
-	ref := le.Uint64(e)
+	ref := u64(e, 0)
 	name := utf16Text(e[82:82+2*int(e[80])], false)
 	switch {
 	case ref&(1<<48-1) < 24 && (strings.HasPrefix(name, "$") || name == "."):
@@ -386,7 +386,7 @@ func (x *ntfsIndex) below(vcn int64, depth int) error {
 	if err := fixUp(b, "INDX"); err != nil {
 		return err
 	}
-	if int64(le.Uint64(b[16:])) != vcn {
+	if int64(u64(b, 16)) != vcn {
 		return bad
 	}
 	return x.node(b[24:], depth)

@@ -50,7 +50,7 @@ func (m *machine) swapFile(root *rootDir, dir string) (string, error) {
 		if !info.Mode().IsRegular() {
 			return "", failure("make swap file", shown, errors.New("something else stands there"))
 		}
-		used := m.swapUsed(path)
+		used := m.swapUsed(info)
 		if used && info.Size() == size {
 			return text, nil
 		}
@@ -69,15 +69,17 @@ func (m *machine) swapFile(root *rootDir, dir string) (string, error) {
 			return "", failure("remove", shown, err)
 		}
 	}
-	if err := makeSwap(root, page, size, shown); err != nil {
+	if err := makeSwap(root, page, size, shown, false); err != nil {
 		return "", err
 	}
 	err = swapSyscall(unix.SYS_SWAPON, path)
 	if err == unix.EINVAL {
 		// A file system whose allocated but unwritten blocks are holes to swapon.
-		if err = fillSwap(root, page, size); err == nil {
-			err = swapSyscall(unix.SYS_SWAPON, path)
+		_ = root.remove(swapName)
+		if err := makeSwap(root, page, size, shown, true); err != nil {
+			return "", err
 		}
+		err = swapSyscall(unix.SYS_SWAPON, path)
 	}
 	if err != nil {
 		_ = root.remove(swapName)
@@ -86,8 +88,9 @@ func (m *machine) swapFile(root *rootDir, dir string) (string, error) {
 	return text, nil
 }
 
-// makeSwap makes the file with all its blocks and the header.
-func makeSwap(root *rootDir, page, size int64, shown string) error {
+// makeSwap makes the file with all its blocks and the header; with fill every
+// block is written.
+func makeSwap(root *rootDir, page, size int64, shown string, fill bool) error {
 	f, err := root.openFile(swapName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return failure("create", shown, err)
@@ -102,8 +105,12 @@ func makeSwap(root *rootDir, page, size int64, shown string) error {
 	if err == nil {
 		err = unix.Fallocate(int(f.Fd()), 0, 0, size)
 	}
-	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
-		err = writeZeros(f, page, size)
+	if fill || err == unix.EOPNOTSUPP {
+		zeros := make([]byte, 1<<20)
+		err = nil
+		for off := int64(0); off < size && err == nil; off += int64(len(zeros)) {
+			_, err = f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off)
+		}
 	}
 	if err == nil {
 		_, err = f.WriteAt(header, 0)
@@ -118,40 +125,13 @@ func makeSwap(root *rootDir, page, size int64, shown string) error {
 	return nil
 }
 
-// fillSwap writes every block after the header.
-func fillSwap(root *rootDir, page, size int64) error {
-	f, err := root.openFile(swapName, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := writeZeros(f, page, size); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-// writeZeros writes zeros from an offset up to size.
-func writeZeros(f *os.File, from, size int64) error {
-	zeros := make([]byte, 1<<20)
-	for off := from; off < size; off += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// swapUsed says whether the kernel swaps to a file. Blanks are octal in /proc/swaps.
-func (m *machine) swapUsed(path string) bool {
-	data, err := os.ReadFile(m.proc("swaps"))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
+// swapUsed says whether the kernel swaps to a file, under whatever name.
+func (m *machine) swapUsed(info os.FileInfo) bool {
+	data, _ := os.ReadFile(m.proc("swaps"))
+	for _, line := range strings.Split(string(data), "\n") {
 		name, _, _ := strings.Cut(line, " ")
 		name, _, _ = strings.Cut(name, "\t")
-		if name == path {
+		if other, err := os.Stat(name); err == nil && os.SameFile(info, other) {
 			return true
 		}
 	}
