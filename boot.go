@@ -37,6 +37,7 @@ type boot struct {
 	leaseMu    sync.Mutex // of what publishing and further addresses change in the leases
 	wire       *wireServer
 	goal       *goalState
+	transport  *transport // nil when no certificates are wanted
 
 	keys        *hostKeys  // nil if there is nothing to do with host keys
 	hostKeys    []hostKey  // of the step hostkeys; RSA may be missing
@@ -233,7 +234,7 @@ func (b *boot) stepReady(ctx context.Context) (string, error) {
 	if bad := b.run.firstFailure(required); bad != nil {
 		return b.reportFailure(ctx, bad)
 	}
-	if b.phase == firstBoot && b.poolKind == "" {
+	if b.phase == firstBoot && b.poolKind == "" && !b.awaitsCertificates() {
 		if err := b.commitApplied(); err != nil {
 			return "", err
 		}

@@ -20,7 +20,7 @@ const usageText = `usage: azprov [FLAGS]                        provision this V
        azprov hostname NAME                  rename the running VM: kernel, files, DNS
        azprov watch                          stay: renew leases, follow links, host name and disks
        azprov report ready|failed [TEXT]     only tell Azure
-       azprov show media|goalstate|lease|imds FILE
+       azprov show media|goalstate|lease|imds|certificates FILE
                                              parse a captured payload, print it as JSON
        azprov disk [-n]                      set the resource disk up; -n only says what would be done
        azprov init [-- COMMAND]              be PID 1: load modules, provision, then COMMAND or root=
@@ -35,6 +35,8 @@ flags: -root DIR      root directory to provision (default /)
        -json          machine-readable output
        -sysfs DIR, -procfs DIR, -devfs DIR
                       other trees than /sys, /proc, /dev
+       -key FILE, -cert FILE
+                      PEM files of the transport key and its certificate, for show certificates
        -KEY VALUE     any configuration key:
 `
 
@@ -43,6 +45,7 @@ type arguments struct {
 	words                              []string // command and operands
 	root, config, sysfs, procfs, devfs string
 	user, kernel                       string // of prepare, of check
+	key, cert                          string // of the transport
 	json, dry                          bool
 	keys                               [][2]string // configuration keys given as flags
 }
@@ -53,7 +56,8 @@ var errHelp = errors.New("help")
 // as -flag value or -flag=value. "--" ends the flags.
 func parseArguments(args []string) (*arguments, error) {
 	a := &arguments{sysfs: "/sys", procfs: "/proc", devfs: "/dev"}
-	values := map[string]*string{"root": &a.root, "config": &a.config, "sysfs": &a.sysfs, "procfs": &a.procfs, "devfs": &a.devfs, "user": &a.user, "kernel": &a.kernel}
+	values := map[string]*string{"root": &a.root, "config": &a.config, "sysfs": &a.sysfs, "procfs": &a.procfs, "devfs": &a.devfs, "user": &a.user, "kernel": &a.kernel,
+		"key": &a.key, "cert": &a.cert}
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
@@ -153,7 +157,7 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 	case command == "status" && len(operands) == 0:
 		return printStatus(stdout, stderr, a)
 	case command == "show" && len(operands) == 2:
-		return show(stdout, stderr, operands[0], operands[1])
+		return a.show(stdout, stderr, operands[0], operands[1])
 	case command == "prepare" && len(operands) == 0:
 		return a.withMachine(stderr, func(m *machine) int { return prepare(m, a, stdout, os.Stdin) })
 	case command == "disk" && len(operands) == 0:
@@ -378,8 +382,8 @@ func (b *boot) recordReady() {
 }
 
 // show parses a captured payload and prints it as JSON, secrets redacted.
-func show(stdout, stderr io.Writer, kind, file string) int {
-	o, err := showFile(kind, file)
+func (a *arguments) show(stdout, stderr io.Writer, kind, file string) int {
+	o, err := a.showFile(kind, file)
 	if err != nil {
 		fmt.Fprintf(stderr, "azprov: %s\n", oneLine(err.Error(), 900))
 		var bad *configError
@@ -392,25 +396,19 @@ func show(stdout, stderr io.Writer, kind, file string) int {
 	return exitOK
 }
 
-func showFile(kind, file string) (object, error) {
+func (a *arguments) showFile(kind, file string) (object, error) {
 	switch kind {
 	case "media":
 		return showMedia(file)
+	case "certificates":
+		return showCertificates(file, a.key, a.cert)
 	case "goalstate", "lease", sourceIMDS:
 	default:
-		return nil, &configError{"show", kind, errors.New("none of media, goalstate, lease, imds")}
+		return nil, &configError{"show", kind, errors.New("none of media, goalstate, lease, imds, certificates")}
 	}
-	f, err := os.Open(file)
+	data, err := readPayload(file)
 	if err != nil {
-		return nil, failure("open", file, err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxPayload+1))
-	if err != nil {
-		return nil, failure("read", file, err)
-	}
-	if len(data) > maxPayload {
-		return nil, failure("read", file, errors.New("larger than 1 MiB"))
+		return nil, err
 	}
 	if kind == sourceIMDS {
 		md, err := parseIMDS(data)

@@ -46,6 +46,7 @@ type config struct {
 	RootLock       bool
 	HostKeys       []string // auto, keep or regenerate; kinds
 	ClientAlive    int      // seconds; 0 = as the image has it
+	Certificates   string   // none, keep
 	Hosts          bool
 	ResolvConf     bool
 	CustomData     string // store, run
@@ -119,6 +120,7 @@ func (c *config) options() []option {
 		{"root.lock", "no", "lock root's password", setBool(&c.RootLock)},
 		{"hostkeys", "auto", "SSH host keys: auto, keep or regenerate, and which of ed25519, ecdsa, rsa", setHostKeys(&c.HostKeys)},
 		{"sshd.clientalive", "0", "ClientAliveInterval of sshd in seconds; 0 leaves it as it is", setInt(&c.ClientAlive, 0, 86400)},
+		{"certificates", "none", "leave the platform's certificates and their keys in /var/lib/waagent: none, keep", setOneOf(&c.Certificates, "none", "keep")},
 		{"hosts", "yes", "keep the host name in /etc/hosts", setBool(&c.Hosts)},
 		{"resolv.conf", "yes", "write /etc/resolv.conf from the lease", setBool(&c.ResolvConf)},
 		{"customdata", "store", "what to do with custom data: store, or run it if it is a script", setOneOf(&c.CustomData, "store", "run")},

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -23,7 +21,8 @@ var errNoRole = errors.New("no role instance in the goal state yet")
 
 const maxGoalStateID = 256
 
-// parseGoalState reads a GoalState document of version 2012-11-30.
+// parseGoalState reads a GoalState document of version 2012-11-30. The first of
+// several role instances counts.
 func parseGoalState(doc []byte) (*goalState, error) {
 	gs := &goalState{}
 	fields := map[string]*string{
@@ -32,37 +31,8 @@ func parseGoalState(doc []byte) (*goalState, error) {
 		"GoalState/Container/RoleInstanceList/RoleInstance/InstanceId":                 &gs.InstanceID,
 		"GoalState/Container/RoleInstanceList/RoleInstance/Configuration/Certificates": &gs.CertificatesURL,
 	}
-	text, err := xmlUTF8(doc)
-	if err != nil {
+	if err := xmlFields(doc, "GoalState", fields); err != nil {
 		return nil, fmt.Errorf("goal state: %w", err)
-	}
-	r := newXMLReader(text)
-	var path []string
-	var value []byte
-	for done := false; !done; {
-		tok, err := r.next()
-		if err != nil {
-			return nil, fmt.Errorf("goal state: %w", err)
-		}
-		switch tok.kind {
-		case xmlEOF:
-			done = true
-		case xmlStart:
-			if r.open[0].local != "GoalState" {
-				return nil, errors.New("goal state: the root is not GoalState")
-			}
-			path = append(path, tok.local)
-			value = value[:0]
-		case xmlText:
-			value = append(value, tok.text...)
-		case xmlEnd:
-			// The first of several role instances counts.
-			if p := fields[strings.Join(path, "/")]; p != nil && *p == "" {
-				*p = string(bytes.TrimSpace(value))
-			}
-			path = path[:len(path)-1]
-			value = value[:0]
-		}
 	}
 	for name, v := range map[string]string{"Incarnation": gs.Incarnation, "ContainerId": gs.ContainerID} {
 		if v == "" {

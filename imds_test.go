@@ -231,7 +231,7 @@ func TestShowIMDS(t *testing.T) {
 	if err := os.WriteFile(file, []byte(imdsDocument), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o, err := showFile("imds", file)
+	o, err := (&arguments{}).showFile("imds", file)
 	if err != nil || o.text("pps_type") != "Savable" {
 		t.Errorf("%v %v", o, err)
 	}

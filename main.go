@@ -28,10 +28,10 @@ const (
 // plan is the whole boot. A step may only need and want what stands above it.
 func plan(cfg *config) []step {
 	script := step{name: "script", about: "run the custom data, if that is wanted and it is a script",
-		needs: []string{"customdata", "user", "ssh", "sshd", "hostname", "records"}, wants: []string{"lease", "metadata"},
+		needs: []string{"customdata", "user", "ssh", "sshd", "hostname", "records"}, wants: []string{"lease", "certs", "metadata"},
 		weight: bestEffort, when: everyBoot, run: (*boot).stepScript}
 	ready := step{name: "ready", about: "report Ready, or why not, to the wire server and by KVP",
-		needs:  []string{"mark", "spec", "user", "hostname", "lease", "goalstate", "ssh", "hostkeys", "sshd", "customdata", "records"},
+		needs:  []string{"mark", "spec", "user", "hostname", "lease", "goalstate", "ssh", "certs", "hostkeys", "sshd", "customdata", "records"},
 		wants:  []string{"publish", "resolv", "imds", "provisiondata", "metadata", "entropy", "timeouts", "console"},
 		weight: contact, when: unacknowledged, last: true, run: (*boot).stepReady}
 
@@ -83,6 +83,9 @@ func plan(cfg *config) []step {
 			needs: []string{"state", "media"}, wants: []string{"provisiondata", "imds"},
 			enough: func(b *boot) bool { return b.medium != nil && b.document == nil },
 			weight: required, when: firstBoot, run: (*boot).stepSpec},
+		{name: "transport", about: "transport certificate, if a key is known by fingerprint alone",
+			needs:  []string{"spec"},
+			weight: required, when: firstBoot, run: (*boot).stepTransport},
 		{name: "hostname", about: "host name: kernel, /etc/hostname, /etc/hosts",
 			needs:  []string{"state", "spec"},
 			weight: required, when: firstBoot, run: (*boot).stepHostname},
@@ -107,6 +110,11 @@ func plan(cfg *config) []step {
 		{name: "ssh", about: "authorized keys",
 			needs:  []string{"user"},
 			weight: required, when: firstBoot, run: (*boot).stepSSH},
+		{name: "certs", about: "keys and key pairs that the wire server has certificates of",
+			needs: []string{"goalstate", "transport", "ssh"}, wants: []string{"imds"},
+			enough:   func(b *boot) bool { return b.transport == nil },
+			patience: func(c *config) time.Duration { return c.IMDSWait },
+			weight:   required, when: firstBoot, run: (*boot).stepCertificates},
 		{name: "hostkeys", about: "SSH host keys, but for RSA",
 			needs: []string{"state", "spec"}, wants: []string{"entropy"},
 			weight: required, when: everyBoot, run: (*boot).stepHostKeys},

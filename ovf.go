@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -311,25 +310,16 @@ func (p *ovfParser) base64(n *ovfNode, text []byte) secret {
 // looseBase64 decodes custom data: white space anywhere, padding or none. It is
 // nil for no data.
 func looseBase64(text []byte) (secret, error) {
-	packed := make([]byte, 0, len(text))
-	defer func() { clear(packed) }()
-	for _, c := range text {
-		if !strings.ContainsRune(" \t\r\n", rune(c)) {
-			packed = append(packed, c)
-		}
-	}
-	packed = bytes.TrimRight(packed, "=")
-	out := make([]byte, base64.RawStdEncoding.DecodedLen(len(packed)))
-	size, err := base64.RawStdEncoding.Decode(out, packed)
+	out, err := decodeBase64(text)
 	switch {
 	case err != nil:
 		return nil, errors.New("not base64")
-	case size > maxCustomData:
+	case len(out) > maxCustomData:
 		return nil, errors.New("more than 65535 bytes of custom data")
-	case size == 0:
+	case len(out) == 0:
 		return nil, nil
 	}
-	return out[:size], nil
+	return out, nil
 }
 
 func (p *ovfParser) platform(n *ovfNode) {

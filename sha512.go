@@ -38,6 +38,24 @@ var sha512K = [80]uint64{
 	0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817,
 }
 
+// sha384H are the fractions of the square roots of the ninth prime and on.
+var sha384H = [8]uint64{
+	0xcbbb9d5dc1059ed8, 0x629a292a367cd507, 0x9159015a3070dd17, 0x152fecd8f70e5939,
+	0x67332667ffc00b31, 0x8eb44a8768581511, 0xdb0c2e0d64f98fa7, 0x47b5481dbefa4fa4,
+}
+
+// sha512Sum and sha384Sum are the hashes of the concatenation of their parts.
+func sha512Sum(parts ...[]byte) []byte { return sha512Parts(&sha512H, parts) }
+func sha384Sum(parts ...[]byte) []byte { return sha512Parts(&sha384H, parts)[:48] }
+
+func sha512Parts(first *[8]uint64, parts [][]byte) []byte {
+	d := sha512{h: *first}
+	for _, p := range parts {
+		d.write(p)
+	}
+	return d.sum(nil)
+}
+
 // sha512 is a hash under way. The zero value must be reset first.
 type sha512 struct {
 	h      [8]uint64

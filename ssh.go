@@ -77,16 +77,15 @@ func wireKey(kind, text string) bool {
 }
 
 // applyKeys puts the keys of a spec into the user's authorized_keys: each once,
-// in order, behind what is there. A key that is none is a warning; a path
-// outside of the home or through a link is an error.
+// in order, behind what is there; those that are known by fingerprint alone are
+// the business of certs. A key that is none is a warning; a path outside of the
+// home or through a link is an error.
 func (m *machine) applyKeys(a *account, keys []sshKey) (string, error) {
 	standard := m.authorizedKeysPath(a)
 	var paths []string
 	byPath := map[string][]*publicKey{}
-	skipped := 0
 	for i, k := range keys {
 		if k.Value == "" {
-			skipped++
 			continue
 		}
 		rel, err := keyPath(a, k.Path, standard)
@@ -112,9 +111,6 @@ func (m *machine) applyKeys(a *account, keys []sshKey) (string, error) {
 			}
 			byPath[rel] = append(byPath[rel], key)
 		}
-	}
-	if skipped > 0 {
-		m.warn("ssh", "%d public keys are known only by fingerprint and are left out", skipped)
 	}
 	if len(paths) == 0 {
 		return "no keys", nil

@@ -22,16 +22,22 @@ func (k *sshKeyPair) wipe() {
 
 // newEd25519 makes a key.
 func newEd25519() (*sshKeyPair, error) {
-	both := make(secret, 64)
-	defer both.wipe()
-	if err := randomBytes(both[:32]); err != nil {
+	seed := make(secret, 32)
+	defer seed.wipe()
+	if err := randomBytes(seed); err != nil {
 		return nil, err
 	}
-	public := ed25519Public(both[:32])
-	copy(both[32:], public)
+	return newSSHEd25519(seed), nil
+}
+
+// newSSHEd25519 is the key of a seed of 32 bytes as a key pair for SSH.
+func newSSHEd25519(seed secret) *sshKeyPair {
+	public := ed25519Public(seed)
+	both := append(append(make(secret, 0, 64), seed...), public...)
+	defer both.wipe()
 	blob := ed25519Blob(public)
 	return &sshKeyPair{public: blob, private: appendString(bytes.Clone(blob), both),
-		dropbear: appendString(appendString(nil, sshEd25519), both)}, nil
+		dropbear: appendString(appendString(nil, sshEd25519), both)}
 }
 
 // newSSHRSA is an RSA key as a key pair for SSH. Dropbear has the numbers in the
