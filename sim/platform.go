@@ -22,10 +22,6 @@ type Platform struct {
 	VMs    []*VM
 	Log    *Log
 	Faults *Faults
-	// CertificatesDocument answers for a VM's certificates, given the guest's
-	// transport certificate (DER) and the cipher it asks for; nil answers with an
-	// empty document.
-	CertificatesDocument func(vm *VM, transport []byte, cipher string) ([]byte, error)
 
 	// Switch changes the network of a VM that is given to a customer, as its kind
 	// of pre-provisioned VM asks for; became is what it is from then on.

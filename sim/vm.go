@@ -36,6 +36,7 @@ type VM struct {
 	DisablePasswordAuthentication *bool    `json:"disablePasswordAuthentication"`
 	SSHKeys                       []SSHKey `json:"sshKeys"`
 	KeyPairs                      []SSHKey `json:"keyPairs"`
+	Certificates                  []string `json:"certificates"`     // each in PEM, with its private key (PKCS#8) or without
 	CustomData                    string   `json:"customData"`       // as text
 	CustomDataBase64              string   `json:"customDataBase64"` // or as base64
 	UserData                      string   `json:"userData"`
@@ -173,7 +174,8 @@ func (vm *VM) Defaults(n int) error {
 	if _, err := vm.with(vm.Assigned); err != nil {
 		return fmt.Errorf("assigned: %w", err)
 	}
-	return nil
+	_, err = vm.certificates()
+	return err
 }
 
 // with returns the VM with some members changed.

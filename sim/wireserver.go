@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/base64"
 	"encoding/xml"
 	"fmt"
 	"io"
@@ -45,7 +44,7 @@ func (p *Platform) wire(w http.ResponseWriter, r *http.Request) {
 	case q.Get("comp") == "config":
 		io.WriteString(w, vm.config(q.Get("type")))
 	case q.Get("comp") == "certificates":
-		p.certificates(w, r, vm)
+		p.serveCertificates(w, r, vm)
 	default:
 		http.NotFound(w, r)
 	}
@@ -191,22 +190,4 @@ func (p *Platform) roleProperties(w http.ResponseWriter, r *http.Request, vm *VM
 		}
 		w.WriteHeader(http.StatusAccepted)
 	}
-}
-
-func (p *Platform) certificates(w http.ResponseWriter, r *http.Request, vm *VM) {
-	transport, err := base64.StdEncoding.DecodeString(r.Header.Get("x-ms-guest-agent-public-x509-cert"))
-	if err != nil || len(transport) == 0 {
-		http.Error(w, "no transport certificate", http.StatusBadRequest)
-		return
-	}
-	if p.CertificatesDocument == nil {
-		fmt.Fprintf(w, "%s<CertificateFile><Version>2012-11-30</Version><Incarnation>%d</Incarnation><Format>Pkcs7BlobWithPfxContents</Format><Data></Data></CertificateFile>", xml.Header, vm.Incarnation)
-		return
-	}
-	doc, err := p.CertificatesDocument(vm, transport, r.Header.Get("x-ms-cipher-name"))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	w.Write(doc)
 }
