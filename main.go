@@ -134,7 +134,7 @@ func plan(cfg *config) []step {
 	// RSA takes long, and what the platform does with fingerprints is unknown:
 	// Ready waits for neither.
 	rsakey := step{name: "rsakey", about: "RSA host key; all fingerprints to console and host",
-		needs: []string{"hostkeys"}, wants: []string{"sshd"},
+		needs: []string{"hostkeys"}, wants: []string{"sshd", "transport"},
 		weight: bestEffort, when: everyBoot, run: (*boot).stepRSAKey}
 	fingerprint := step{name: "fingerprint", about: "fingerprints of the host keys to the wire server",
 		needs: []string{"ready"}, wants: []string{"rsakey"},
