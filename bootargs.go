@@ -106,22 +106,13 @@ func sameConsole(word, want string) bool {
 	return a == b
 }
 
-// argWord is a word of a command line with the blanks before it.
-type argWord struct{ blanks, text string }
-
-// splitArgs splits a command line into words and the blanks at its end. Blanks
-// within quotes and ${…} or $(…) split nothing.
-func splitArgs(line string) (words []argWord, tail string) {
-	for line != "" {
-		n := len(line) - len(strings.TrimLeft(line, " \t"))
-		end := wordEnd(line[n:])
-		if end == 0 {
-			return words, line
-		}
-		words = append(words, argWord{line[:n], line[n : n+end]})
-		line = line[n+end:]
-	}
-	return words, ""
+// cutWord cuts the first word off a command line, with the blanks before it.
+// Blanks within quotes and ${…} or $(…) end no word. At the end word is "" and
+// blanks are what is left.
+func cutWord(line string) (blanks, word, rest string) {
+	n := len(line) - len(strings.TrimLeft(line, " \t"))
+	end := n + wordEnd(line[n:])
+	return line[:n], line[n:end], line[end:]
 }
 
 // wordEnd is the length of the word that a text starts with.
@@ -151,85 +142,85 @@ func wordEnd(s string) int {
 	return len(s)
 }
 
+// maxCommandLine is far more than any kernel takes (2048 to 4096 bytes). A longer
+// line is none.
+const maxCommandLine = 16 << 10
+
 // editArgs returns a kernel command line without the words that hush the console
 // and with the wanted ones: a word that is there gets the wanted value; with add,
 // one that is missing is put at the end, before a "--" of init's arguments. Words
 // in known, which the kernel gets besides, are not missing. All else stays byte
 // for byte.
 func editArgs(line, known string, want []string, add bool) string {
-	words, tail := splitArgs(line)
-	var kept []argWord
-	end := -1 // where arguments of init begin
-	for i, word := range words {
-		if hushing(word.text) {
+	if len(line)+len(known) > maxCommandLine {
+		return line
+	}
+	lead, kernel, init, tail, word := "", "", "", "", ""
+	for rest, first := line, true; ; first = false {
+		if wordEnd(word+" ") > len(word) {
+			return line // a quote or bracket is open
+		}
+		var blanks string
+		blanks, word, rest = cutWord(rest)
+		if first {
+			lead = blanks
+		}
+		if word == "" {
+			tail = blanks
+			break
+		}
+		if hushing(word) {
 			continue
 		}
 		for _, w := range want {
-			if key := argKey(w); key == argKey(word.text) && key != "console" {
-				word.text = w
+			if key := argKey(w); key == argKey(word) && key != "console" {
+				word = w
 			}
 		}
-		if len(kept) == 0 {
-			word.blanks = words[0].blanks
+		switch {
+		case init != "" || !first && strings.Trim(word, "-") == "":
+			init += blanks + word
+		case kernel == "":
+			kernel = lead + word
+		default:
+			kernel += blanks + word
 		}
-		if end < 0 && i > 0 && strings.Trim(word.text, "-") == "" {
-			end = len(kept)
-		}
-		kept = append(kept, word)
 	}
-	if end < 0 {
-		end = len(kept)
-	}
-	if add {
-		others, _ := splitArgs(known)
-		missing := missingArgs(append(others, kept[:end]...), want)
-		if end == 0 && len(missing) > 0 {
-			missing[0].blanks = ""
-			if len(words) > 0 {
-				missing[0].blanks = words[0].blanks
-			}
-			if len(kept) > 0 {
-				kept[0].blanks = " "
-			}
-		}
-		kept = append(append(kept[:end:end], missing...), kept[end:]...)
-	}
-	var b strings.Builder
-	for _, word := range kept {
-		b.WriteString(word.blanks)
-		b.WriteString(word.text)
-	}
-	if len(kept) == 0 && len(words) > 0 {
-		return words[0].blanks
-	}
-	b.WriteString(tail)
-	return b.String()
-}
-
-// missingArgs lists the wanted words that are not present.
-func missingArgs(present []argWord, want []string) []argWord {
-	var missing []argWord
 	for _, w := range want {
-		there, screen := false, argKey(w) == "console"
-		for _, p := range present {
-			if argKey(p.text) != argKey(w) {
-				continue
-			}
-			if argKey(w) != "console" {
-				there = true
-				continue
-			}
-			screen = false
-			there = there || sameConsole(p.text, w)
-		}
-		if there {
+		if !add || hasArg(known, w) || hasArg(kernel, w) {
 			continue
 		}
-		if screen { // a lone serial console would leave the screen without messages
-			missing = append(missing, argWord{" ", "console=tty1"})
-			present = append(present, argWord{" ", "console=tty1"})
+		if argKey(w) == "console" && !hasArg(known, "console") && !hasArg(kernel, "console") {
+			w = "console=tty1 " + w // a lone serial console would leave the screen without messages
 		}
-		missing = append(missing, argWord{" ", w})
+		if kernel == "" {
+			kernel = lead + w
+		} else {
+			kernel += " " + w
+		}
 	}
-	return missing
+	switch {
+	case kernel+init == "":
+		return lead
+	case kernel == "":
+		return lead + strings.TrimLeft(init, " \t") + tail
+	}
+	return kernel + init + tail
+}
+
+// hasArg says whether a command line has a word of want's key; of a console, of
+// the same device. The word console stands for any.
+func hasArg(line, want string) bool {
+	key := argKey(want)
+	for line != "" {
+		var word string
+		_, word, line = cutWord(line)
+		if word == "" {
+			return false
+		}
+		if argKey(word) == key && (key != "console" || want == key || sameConsole(word, want)) {
+			return true
+		}
+	}
+	return false
 }

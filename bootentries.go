@@ -164,7 +164,7 @@ func editShellVariables(files []*bootFile, names []string, w *bootWants) {
 		a assignment
 	}
 	var all []place
-	value := map[string]string{} // what each variable comes to
+	value := make([]string, len(names)) // what each variable comes to
 	target := -1
 	for _, f := range files {
 		for i, line := range f.lines {
@@ -182,9 +182,9 @@ func editShellVariables(files []*bootFile, names []string, w *bootWants) {
 					continue
 				}
 				if a.appends {
-					value[name] += " " + line[a.from:a.to]
+					value[n] += " " + line[a.from:a.to]
 				} else {
-					value[name] = line[a.from:a.to]
+					value[n] = line[a.from:a.to]
 				}
 				if n == 0 && target != -2 {
 					target = len(all)
@@ -193,10 +193,7 @@ func editShellVariables(files []*bootFile, names []string, w *bootWants) {
 			}
 		}
 	}
-	known := ""
-	for _, name := range names {
-		known += " " + value[name]
-	}
+	known := strings.Join(value, " ")
 	want := w.words("", w.initrd)
 	for n, p := range all {
 		line := p.f.lines[p.i]

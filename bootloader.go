@@ -213,19 +213,17 @@ func mentionsOpts(args string) bool {
 
 // grubArgs cuts what follows a command in the same line: "; next", "}", a comment.
 func grubArgs(s string) (args, rest string) {
-	words, _ := splitArgs(s)
-	n := 0
-	for _, w := range words {
-		if strings.ContainsAny(w.text[:1], ";}#&|") {
+	for rest = s; ; {
+		blanks, word, more := cutWord(rest)
+		if word == "" || strings.ContainsAny(word[:1], ";}#&|") {
+			return s[:len(s)-len(rest)], rest
+		}
+		if strings.HasSuffix(word, ";") && !strings.HasSuffix(word, "\\;") {
+			n := len(s) - len(rest) + len(blanks) + len(word) - 1
 			return s[:n], s[n:]
 		}
-		if strings.HasSuffix(w.text, ";") && !strings.HasSuffix(w.text, "\\;") {
-			n += len(w.blanks) + len(w.text) - 1
-			return s[:n], s[n:]
-		}
-		n += len(w.blanks) + len(w.text)
+		rest = more
 	}
-	return s, ""
 }
 
 // entryHas says whether a command that starts with word follows line i within

@@ -8,9 +8,8 @@ import (
 // diffContext is how many unchanged lines stand around a change.
 const diffContext = 3
 
-// maxDiffCells bounds the work on what differs: lines of one side times lines of
-// the other. Beyond it all of them are shown as replaced.
-const maxDiffCells = 4 << 20
+// maxDiffLook is how far ahead the same line is looked for.
+const maxDiffLook = 1000
 
 // unifiedDiff returns the difference of two texts as patch(1) and people read it;
 // "" when there is none. A side that is nil is a file that does not exist.
@@ -88,51 +87,37 @@ func diffLines(text []byte) []string {
 }
 
 // diffOps says for each line of the result: ' ' both have it, '-' only the old,
-// '+' only the new text, with as few changes as can be.
-func diffOps(a, b []string) []byte {
-	head := 0
-	for head < len(a) && head < len(b) && a[head] == b[head] {
-		head++
-	}
-	tail := 0
-	for tail < len(a)-head && tail < len(b)-head && a[len(a)-1-tail] == b[len(b)-1-tail] {
-		tail++
-	}
-	ops := repeatOp(nil, ' ', head)
-	a, b = a[head:len(a)-tail], b[head:len(b)-tail]
-	if n, m := len(a), len(b); n*m <= maxDiffCells {
-		// common[i*(m+1)+j] is the length of what a[i:] and b[j:] have in common.
-		common := make([]int32, (n+1)*(m+1))
-		for i := n - 1; i >= 0; i-- {
-			for j := m - 1; j >= 0; j-- {
-				at := i*(m+1) + j
-				if a[i] == b[j] {
-					common[at] = common[at+m+2] + 1
-				} else {
-					common[at] = max(common[at+1], common[at+m+1])
-				}
-			}
+// '+' only the new text. Of two lines that differ it skips on the side whose line
+// comes up sooner on the other, which is as short as it gets for edits of lines.
+func diffOps(a, b []string) (ops []byte) {
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] == b[0] {
+			ops = append(ops, ' ')
+			a, b = a[1:], b[1:]
+			continue
 		}
-		i, j := 0, 0
-		for i < n && j < m {
-			at := i*(m+1) + j
-			switch {
-			case a[i] == b[j]:
-				ops = append(ops, ' ')
-				i, j = i+1, j+1
-			case common[at+m+1] >= common[at+1]:
-				ops = append(ops, '-')
-				i++
-			default:
-				ops = append(ops, '+')
-				j++
-			}
+		added, removed := diffDistance(b, a[0]), diffDistance(a, b[0])
+		if added < removed {
+			ops = repeatOp(ops, '+', added)
+			b = b[added:]
+		} else {
+			removed = min(removed, 1) // one that comes up nowhere is replaced
+			ops = repeatOp(ops, '-', removed)
+			a = a[removed:]
 		}
-		a, b = a[i:], b[j:]
 	}
 	ops = repeatOp(ops, '-', len(a))
-	ops = repeatOp(ops, '+', len(b))
-	return repeatOp(ops, ' ', tail)
+	return repeatOp(ops, '+', len(b))
+}
+
+// diffDistance is the index of the first of the next lines that is the one given.
+func diffDistance(lines []string, line string) int {
+	for i := range min(len(lines), maxDiffLook) {
+		if lines[i] == line {
+			return i
+		}
+	}
+	return maxDiffLook
 }
 
 func repeatOp(ops []byte, op byte, n int) []byte {

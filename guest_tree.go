@@ -19,26 +19,27 @@ func (g *guest) glob(patterns string) []string {
 		if strings.HasSuffix(pattern, "/") {
 			pattern += "*"
 		}
-		list := []string{"/"}
-		for _, part := range strings.Split(pattern[1:], "/") {
-			var next []string
-			for _, dir := range list {
-				if !strings.ContainsAny(part, "*?[") {
-					next = append(next, path.Join(dir, part))
-					continue
-				}
-				for _, name := range g.list(dir) {
-					if ok, err := path.Match(part, name); ok && err == nil {
-						next = append(next, path.Join(dir, name))
-					}
-				}
-			}
-			list = next
+		found = g.expand("/", pattern[1:], found)
+	}
+	return found
+}
+
+// expand adds what exists of a pattern below a directory.
+func (g *guest) expand(dir, pattern string, found []string) []string {
+	part, rest, more := strings.Cut(pattern, "/")
+	names := []string{part}
+	if strings.ContainsAny(part, "*?[") {
+		names = g.list(dir)
+	}
+	for _, name := range names {
+		if ok, err := path.Match(part, name); !ok || err != nil {
+			continue
 		}
-		for _, p := range list {
-			if _, err := g.at(p); err == nil {
-				found = append(found, p)
-			}
+		p := path.Join(dir, name)
+		if more {
+			found = g.expand(p, rest, found)
+		} else if _, err := g.at(p); err == nil {
+			found = append(found, p)
 		}
 	}
 	return found

@@ -144,6 +144,9 @@ func (m *machine) planPreparation(user string) (*preparation, error) {
 			p.dropLines(f[0], name, f[2])
 		}
 	}
+	if m.cfg.EntropySeed != "" {
+		p.clean("file", m.cfg.EntropySeed, "random seed: no two VMs may start from the same")
+	}
 	// The account's line is the last to go, so that a run that was cut off finds
 	// again what belongs to it.
 	gid, err := p.planHome()

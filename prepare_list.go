@@ -9,11 +9,11 @@ import "strings"
 //	file   a regular file; a link or directory is the image's layout
 //	empty  keep the file, without content
 //	logs   below a directory: empty logs, remove rotated ones
-const cleanTable = `all|/var/lib/azprov/|state of azprov: a VM made from the image is new
+const cleanTable = `all|/var/lib/azprov/ /var/run/azprov/|state of azprov: a VM made from the image is new
 file|/etc/ssh/sshd_config.d/10-azprov.conf|sshd's password setting of one VM
 all|/var/lib/waagent/ /var/run/waagent.pid|state of the Linux agent
 all|/var/log/azure/ /var/log/waagent.log*|log of the Linux agent
-all|/var/lib/cloud/[!s]* /var/lib/cloud/s[!e]* /var/run/cloud-init /var/log/cloud-init*.log*|state of cloud-init (its seed is the image's)
+all|/var/lib/cloud/[^s]* /var/lib/cloud/se[^e]* /var/run/cloud-init /var/log/cloud-init*.log*|state of cloud-init (seed and scripts are the image's)
 file|/etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* /etc/systemd/network/10-cloud-init-* /etc/NetworkManager/conf.d/??-cloud-init*.conf /etc/NetworkManager/system-connections/cloud-init-*.nmconnection|network of one VM, written by cloud-init
 file|/etc/ssh/sshd_config.d/50-cloud-init.conf /etc/ssh/sshd_config.d/50-azure-init.conf|sshd's password setting of one VM
 all|/var/lib/azure-init/ /var/log/azure-init*|state of azure-init
@@ -41,7 +41,7 @@ const userFiles = "/var/spool/mail/U /var/mail/U /var/spool/cron/U /var/spool/cr
 
 // lineTable is what loses the lines of one VM, a row each:
 // which lines | patterns | why. What dropLine says decides.
-const lineTable = `cloudconfig|/etc/fstab|mount that cloud-init made for one VM
+const lineTable = `fstab|/etc/fstab|mount of the temporary disk, made for one VM
 hosts|/etc/hosts|address of one VM's host name
 ifcfg|/etc/sysconfig/network-scripts/ifcfg-*|network card or name of one VM
 dhclient|/etc/dhcp/dhclient.conf /etc/dhcp3/dhclient.conf /etc/dhclient.conf|host name of one VM
@@ -56,8 +56,8 @@ func (p *preparation) dropLine(which, line string) (drop, whole bool) {
 	f := strings.Fields(line)
 	n := len(f)
 	switch which {
-	case "cloudconfig":
-		return n >= 4 && f[0][0] != '#' && strings.Contains(","+f[3]+",", ",comment=cloudconfig,"), false
+	case "fstab":
+		return n >= 4 && f[0][0] != '#' && (strings.Contains(","+f[3]+",", ",comment=cloudconfig,") || strings.Contains(f[3], fstabComment)), false
 	case "hosts":
 		if n < 2 || f[0] != "127.0.1.1" || p.hostName == "localhost" {
 			return false, false
@@ -71,7 +71,7 @@ func (p *preparation) dropLine(which, line string) (drop, whole bool) {
 	case "dhclient":
 		return n == 3 && p.hostName != "" && strings.Join(f, " ") == `send host-name "`+p.hostName+`";`, false
 	case "forced":
-		return strings.Contains(line, "Please login as the user"), false
+		return strings.Contains(line, "Please login as the user"), true
 	case "resolv":
 		return p.leasedResolver, true
 	case "sudo":

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"azprov/sim"
 )
 
 var hashes sync.Map
@@ -184,10 +187,10 @@ func patchedBy(t *testing.T, root, diff string) map[string][]byte {
 	return result
 }
 
-// copyRoot copies a tree with owners, modes and times to a folder that may exist.
+// copyRoot copies a file, or a tree, with owners, modes and times.
 func copyRoot(t *testing.T, from, to string) {
 	t.Helper()
-	if out, err := exec.Command("cp", "-a", from+"/.", to).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-aT", from, to).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
 	}
 }
@@ -346,5 +349,83 @@ func TestPrepareEncryptedLayout(t *testing.T) {
 		if got, _ := os.ReadFile(filepath.Join(root, p)); string(got) != want {
 			t.Errorf("%s\n%s", p, unifiedDiff(p, []byte(want), got))
 		}
+	}
+}
+
+// agentsRun provisions as cloud-init does, then as the Linux agent does that
+// waits for it: its 2.7.3 gives up at this platform's goal state, after it has
+// made its transport keys. What it leaves when it is done is laid down.
+const agentsRun = `printf "datasource_list: [ Azure ]\n" > /etc/cloud/cloud.cfg.d/95-azure.cfg
+for stage in "init --local" init "modules --mode=config" "modules --mode=final"; do cloud-init $stage; done >/dev/null 2>&1
+dhclient -1 eth0
+cp /opt/ovf-env.xml /var/lib/waagent/
+waagent -daemon >/dev/null 2>&1 &
+for i in $(seq 300); do [ -s /var/lib/waagent/TransportPrivate.pem ] && grep -q 'retry=2' /var/log/waagent.log && break; sleep 0.1; done
+kill $!
+printf 91267C52-9F02-4CFE-B1F4-A4DA7EBAC2CF > /var/lib/waagent/provisioned
+printf "opsadmin ALL=(ALL) NOPASSWD: ALL\n" > /etc/sudoers.d/waagent
+mkdir -p /var/log/azure/run-command && echo x > /var/log/azure/run-command/log
+printf "/dev/disk/cloud/azure_resource-part1\t/mnt\tauto\tdefaults,nofail,x-systemd.requires=cloud-init.service,_netdev,comment=cloudconfig\t0\t2\n" >> /etc/fstab
+cat /var/lib/cloud/data/status.json; ls /var/lib/waagent; id -un opsadmin`
+
+// A Debian on which cloud-init and the Linux agent have run against the
+// simulated platform.
+func TestPrepareOtherAgents(t *testing.T) {
+	b := newBox(t)
+	b.vm["password"], b.vm["disablePasswordAuthentication"] = "", true
+	need(t, "debootstrap", "dpkg", "depmod")
+	root := filepath.Join(b.dir, "root")
+	debian, err := exec.Command("scripts/debianroot", "build/debian-root").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := exec.Command("scripts/cloudkernel", "build/cloudkernel").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := exec.Command("scripts/debiantree", "cloud-init waagent sudo isc-dhcp-client iproute2", strings.TrimSpace(string(debian)), strings.TrimSpace(string(kernel)), "build/debian-agents").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copyRoot(t, strings.TrimSpace(string(tree)), root)
+	writeTree(t, root, map[string]string{"etc/fstab": "", "opt/ovf-env.xml": "", "etc/cloud/cloud.cfg.d/95-azure.cfg": "", "opt/azprov": ""})
+	runPrepare(t, exitOK, "-root", root)
+	image := treeManifest(t, root)
+
+	vm, err := json.Marshal(b.vm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTree(t, b.dir, map[string]string{"description.json": string(vm)})
+	vms, err := sim.LoadVMs(b.dir + "/description.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTree(t, root, map[string]string{"opt/ovf-env.xml": string(vms[0].OVF())})
+	o := b.run("", agentsRun)
+	if o.code != 0 || !strings.Contains(o.output, "DataSourceAzure") || !strings.Contains(o.output, "TransportPrivate.pem") || !strings.Contains(o.output, "\nopsadmin") {
+		t.Fatalf("the agents: %d\n%s", o.code, o.output)
+	}
+	findings := runCheck(t, exitFailed, "-root", root)
+	for _, want := range []string{"provisioner cloud-init", "provisioner waagent", "SSH host key", "state of cloud-init", "state of the Linux agent", "account opsadmin"} {
+		if !strings.Contains(findings, want) {
+			t.Errorf("check does not tell of %s\n%s", want, findings)
+		}
+	}
+	prepared(t, root, "-user", "opsadmin")
+	after := treeManifest(t, root)
+	expectDifferences(t, "prepared", image, after,
+		"* /etc/cloud/cloud.cfg.d/95-azure.cfg", "* /opt/ovf-env.xml", // the test's own
+		"* /etc/group", "* /etc/gshadow", "* /etc/group-", "* /etc/gshadow-", "* /etc/passwd-", "* /etc/shadow-", "+ /etc/subgid-", "+ /etc/subuid-", // a group netdev of cloud-init's, and what was before
+		"* /etc/hostname", "* /etc/sudoers.d", // cloud-init's mode
+		"* /var/cache/debconf/config.dat", "* /var/cache/debconf/config.dat-old", "* /var/cache/debconf/templates.dat", "* /var/cache/debconf/templates.dat-old", // locales
+		"+ /var/lib/cloud", "+ /var/log/azure")
+	for p := range after {
+		if strings.HasPrefix(p, "/var/lib/cloud/") && !strings.HasPrefix(p, "/var/lib/cloud/scripts") && p != "/var/lib/cloud/seed" || strings.HasPrefix(p, "/var/log/azure/") || strings.HasPrefix(p, "/var/lib/waagent/") {
+			t.Errorf("%s is left", p)
+		}
+	}
+	if hosts, _ := os.ReadFile(filepath.Join(root, "etc/group")); !strings.Contains(string(hosts), "netdev:") || strings.Contains(string(hosts), "opsadmin") {
+		t.Errorf("group: %s", hosts)
 	}
 }
