@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"azprov/sim"
 )
@@ -58,11 +59,18 @@ func bench(rounds, boots int) error {
 	if err := os.WriteFile(vm, []byte(description), 0o600); err != nil {
 		return err
 	}
-	programs := []struct{ name, file string }{{"bare", "build/bare"}, {"azprov", "azprov"}}
+	many := filepath.Join(dir, "vm8.json")
+	if err := os.WriteFile(many, []byte(strings.TrimSuffix(description, "}")+`,"nics":[{},{},{},{},{},{},{}]}`), 0o600); err != nil {
+		return err
+	}
+	programs := []struct {
+		name, vm, file string
+		args           []string
+	}{{"bare", vm, "build/bare", nil}, {"azprov", vm, "azprov", nil}, {"no imds", vm, "azprov", []string{"-imds", "no"}}, {"8 nics", many, "azprov", nil}}
 	results := map[string][]run{}
 	for i := range rounds + 1 {
 		for _, p := range programs {
-			r, err := measure(filepath.Join(dir, fmt.Sprintf("%s-%d", p.name, i)), vm, p.file)
+			r, err := measure(filepath.Join(dir, fmt.Sprintf("%s-%d", p.name, i)), p.vm, p.file, p.args...)
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
@@ -79,6 +87,8 @@ func bench(rounds, boots int) error {
 	}
 	ready := func(r run) float64 { return r.ReadyMS }
 	fmt.Printf("ratio of exec to Ready: %.2f (limit 2.5)\n", median(results["azprov"], ready)/median(results["bare"], ready))
+	without := median(results["no imds"], ready)
+	fmt.Printf("with the metadata service, 1 and 8 interfaces, to 1 without it: %.2f, %.2f (limit 1.3)\n", median(results["azprov"], ready)/without, median(results["8 nics"], ready)/without)
 	memory, err := benchMemory(dir, vm)
 	if err != nil {
 		return err
@@ -148,8 +158,8 @@ func median[T any](list []T, f func(T) float64) float64 {
 }
 
 // measure runs a program in a fresh sandbox and reads the platform's log.
-func measure(dir, vm, program string) (run, error) {
-	cmd := exec.Command("./azuresim", "sandbox", "-vm", vm, "-dir", dir, "-bind", program+":/opt/program", "--", "/opt/program")
+func measure(dir, vm, program string, args ...string) (run, error) {
+	cmd := exec.Command("./azuresim", append([]string{"sandbox", "-vm", vm, "-dir", dir, "-bind", program + ":/opt/program", "--", "/opt/program"}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return run{}, fmt.Errorf("%w: %s", err, out)
 	}
