@@ -23,24 +23,14 @@ func (f *ext4Writer) writeInodes() error {
 	for range f.lost.count - 1 {
 		lost = f.dirBlock(lost, ext4FirstIno, dirEntry{})
 	}
-	for _, p := range [...]struct {
-		block uint64
-		b     []byte
-	}{
-		{m.tables[0], table},
-		{f.root.start, f.dirBlock(nil, ext4RootIno, dirEntry{ext4RootIno, "."}, dirEntry{ext4RootIno, ".."}, dirEntry{ext4FirstIno, "lost+found"})},
-		{f.lost.start, lost},
-		{f.journal[0].start, f.journalSuper()},
-		{f.leaf.start, leaf},
-	} {
-		if len(p.b) == 0 {
-			continue
-		}
-		if err := f.w.writev(f.offset(p.block), p.b); err != nil {
-			return err
-		}
+	f.put(m.tables[0], table)
+	f.put(f.root.start, f.dirBlock(nil, ext4RootIno, dirEntry{ext4RootIno, "."}, dirEntry{ext4RootIno, ".."}, dirEntry{ext4FirstIno, "lost+found"}))
+	f.put(f.lost.start, lost)
+	f.put(f.journal[0].start, f.journalSuper())
+	if leaf != nil {
+		f.put(f.leaf.start, leaf)
 	}
-	return nil
+	return f.err
 }
 
 // newInode is an inode (struct ext4_inode) of owner root with so many blocks of

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // writeLog notes what is written, in order, and hands it on to a store if there is
@@ -107,6 +109,47 @@ func TestFormatPowerCut(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.clean(replay(c.last, again.ops))
+		}
+	}
+}
+
+// fullStore fails after so many writes.
+type fullStore struct {
+	writeLog
+	left int
+}
+
+func (s *fullStore) writev(off int64, bufs ...[]byte) error {
+	if s.left--; s.left < 0 {
+		return unix.EIO
+	}
+	return s.writeLog.writev(off, bufs...)
+}
+
+func (s *fullStore) writeSync(off int64, b []byte) error {
+	return errors.Join(s.writev(off, b), s.sync())
+}
+
+// Whichever write fails, that is the outcome, and the marker stays.
+func TestFormatWriteError(t *testing.T) {
+	for _, o := range []ext4Options{{Size: 16 << 20}, {Size: 2 << 30}, {Size: 16 << 30, BlockSize: 2048}} {
+		for n := 0; ; n++ {
+			s := &fullStore{left: n}
+			err := formatExt4(context.Background(), s, o)
+			if err == nil {
+				if n < 10 {
+					t.Errorf("%d bytes were formatted by %d writes", o.Size, n)
+				}
+				break
+			}
+			if !errors.Is(err, unix.EIO) {
+				t.Errorf("write %d: %v", n, err)
+			}
+			for _, op := range s.ops {
+				if op.b != nil && op.off < superOffset+superSize/2 {
+					t.Errorf("write %d fails, and the marker is overwritten", n)
+				}
+			}
 		}
 	}
 }

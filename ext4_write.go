@@ -26,6 +26,7 @@ type ext4Writer struct {
 	w     store
 	seed  uint32 // crc32c of the UUID
 	super []byte // superblock of group 0
+	err   error  // the first that put met
 
 	// Scratch space of a group.
 	runs   []span
@@ -41,7 +42,12 @@ func newExt4Writer(l *ext4Layout, w store, o ext4Options) *ext4Writer {
 	return f
 }
 
-func (f *ext4Writer) offset(block uint64) int64 { return int64(block * f.blockSize) }
+// put writes blocks, unless one before failed.
+func (f *ext4Writer) put(block uint64, b []byte) {
+	if f.err == nil {
+		f.err = f.w.writev(int64(block*f.blockSize), b)
+	}
+}
 
 // writeGroups writes the block bitmaps that can't be left to the kernel, the
 // inode bitmap of group 0, the group descriptors with their copies and the copies
@@ -53,7 +59,7 @@ func (f *ext4Writer) writeGroups(ctx context.Context) error {
 		per = f.blockSize / ext4DescSize
 	}
 	supers := f.superGroups()
-	bitmap := make([]byte, f.blockSize)
+	bitmap := make([]byte, f.blockSize) // and copies of the superblock
 	desc := make([]byte, min(per*ext4DescSize, f.descBlocks*f.blockSize))
 	var m flexMeta
 	for first := uint64(0); first < f.groups; first += per {
@@ -61,6 +67,9 @@ func (f *ext4Writer) writeGroups(ctx context.Context) error {
 		end := min(first+per, f.groups)
 		for g := first; g < end; g++ {
 			if g&(1<<f.flexLog-1) == 0 {
+				if f.err != nil {
+					return f.err
+				}
 				if err := ctx.Err(); err != nil {
 					return err
 				}
@@ -68,30 +77,24 @@ func (f *ext4Writer) writeGroups(ctx context.Context) error {
 					return err
 				}
 			}
-			if err := f.describeGroup(g, &m, bitmap, desc[(g-first)*ext4DescSize:][:ext4DescSize]); err != nil {
-				return err
-			}
+			f.describeGroup(g, &m, bitmap, desc[(g-first)*ext4DescSize:][:ext4DescSize])
 		}
 		bytes := (end - first) * ext4DescSize
 		bytes = (bytes + f.blockSize - 1) / f.blockSize * f.blockSize
-		if err := f.writeDescs(first, per, supers, desc[:bytes]); err != nil {
-			return err
-		}
+		f.writeDescs(first, per, supers, desc[:bytes])
 	}
+	clear(bitmap)
 	for _, g := range supers[1:] {
-		b := make([]byte, f.blockSize)
-		copy(b, f.superblock(g))
-		if err := f.w.writev(f.offset(f.groupSpan(g).start), b); err != nil {
-			return err
-		}
+		copy(bitmap, f.superblock(g))
+		f.put(f.groupSpan(g).start, bitmap)
 	}
-	return nil
+	return f.err
 }
 
 // writeDescs writes the descriptors of per groups from first on, with their
 // copies: behind every superblock, or with meta_bg into the first, second and last
 // of the groups, behind the superblock of those that have one.
-func (f *ext4Writer) writeDescs(first, per uint64, supers []uint64, desc []byte) error {
+func (f *ext4Writer) writeDescs(first, per uint64, supers []uint64, desc []byte) {
 	skip := first * ext4DescSize / f.blockSize
 	if f.metaBG {
 		supers, skip = []uint64{first, first + 1, first + per - 1}, 0
@@ -104,16 +107,13 @@ func (f *ext4Writer) writeDescs(first, per uint64, supers []uint64, desc []byte)
 		if hasSuper(g) {
 			at++
 		}
-		if err := f.w.writev(f.offset(at), desc); err != nil {
-			return err
-		}
+		f.put(at, desc)
 	}
-	return nil
 }
 
 // describeGroup fills a group descriptor, and writes the group's bitmaps where
 // they are not left to the kernel.
-func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, bitmap, d []byte) error {
+func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, bitmap, d []byte) {
 	group, base := f.groupSpan(g), f.base(g)
 	f.runs = f.groupUsed(group, m, f.runs[:0])
 	used := base
@@ -129,9 +129,7 @@ func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, bitmap, d []byte) erro
 	if g == 0 {
 		flags, inodes = 0, inodes-ext4FirstIno
 		le.PutUint16(d[16:], 2) // directories
-		if err := f.writeInodeBitmap(m, bitmap, d); err != nil {
-			return err
-		}
+		f.writeInodeBitmap(m, bitmap, d)
 	}
 	le.PutUint16(d[14:], uint16(inodes))
 	le.PutUint16(d[28:], uint16(inodes)) // not used yet at the table's end
@@ -145,9 +143,7 @@ func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, bitmap, d []byte) erro
 			setBits(bitmap, r.start-group.start, r.count)
 		}
 		setBits(bitmap, group.count, f.groupBlocks-group.count)
-		if err := f.w.writev(f.offset(m.blockBitmaps+i), bitmap); err != nil {
-			return err
-		}
+		f.put(m.blockBitmaps+i, bitmap)
 		sum := crc32c(f.seed, bitmap)
 		le.PutUint16(d[24:], uint16(sum))
 		le.PutUint16(d[56:], uint16(sum>>16))
@@ -155,7 +151,6 @@ func (f *ext4Writer) describeGroup(g uint64, m *flexMeta, bitmap, d []byte) erro
 	le.PutUint16(d[18:], flags)
 	le.PutUint32(f.number[:], uint32(g))
 	le.PutUint16(d[30:], uint16(crc32c(crc32c(f.seed, f.number[:]), d)))
-	return nil
 }
 
 // putSplit writes the low and the high half of a number to two places.
@@ -165,14 +160,14 @@ func putSplit(b []byte, low, high int, v uint64) {
 }
 
 // writeInodeBitmap writes that of group 0, where inodes 1 to 11 are used.
-func (f *ext4Writer) writeInodeBitmap(m *flexMeta, bitmap, d []byte) error {
+func (f *ext4Writer) writeInodeBitmap(m *flexMeta, bitmap, d []byte) {
 	clear(bitmap)
 	setBits(bitmap, 0, ext4FirstIno)
 	setBits(bitmap, f.groupInodes, f.blockSize*8-f.groupInodes)
 	sum := crc32c(f.seed, bitmap[:f.groupInodes/8])
 	le.PutUint16(d[26:], uint16(sum))
 	le.PutUint16(d[58:], uint16(sum>>16))
-	return f.w.writev(f.offset(m.inodeBitmaps), bitmap)
+	f.put(m.inodeBitmaps, bitmap)
 }
 
 // setBits sets n bits from bit i on.
