@@ -229,7 +229,7 @@ func (m *machine) namedDisk(path string) (d foundDisk, ok bool, err error) {
 	case sysAttr(dir+"/partition") != "":
 		err = errors.New("it is a partition: name the whole disk")
 	case d.role == roleOS || d.role == roleData || d.role == roleRemote:
-		err = errors.New("it is a " + string(d.role) + " of this VM")
+		err = errors.New("it is this VM's " + string(d.role))
 	}
 	if err != nil {
 		return d, true, failureHint("use resource disk", path, err, "see resourcedisk")
