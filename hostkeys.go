@@ -162,6 +162,9 @@ func allHold(files []keyFile, kind, fingerprint string) bool {
 // stepHostKeys makes all host keys but RSA, which takes long, and removes those
 // that came with the image. It never leaves the image without a key that it had.
 func (b *boot) stepHostKeys(context.Context) (string, error) {
+	if b.poolKind != "" {
+		return "", nil // they are made for who gets the VM
+	}
 	h, err := b.planHostKeys()
 	if err != nil {
 		return "", err

@@ -132,10 +132,11 @@ func plan(cfg *config) []step {
 			weight: required, when: firstBoot, run: (*boot).stepRecords},
 	}
 	// RSA takes long, and what the platform does with fingerprints is unknown:
-	// Ready waits for neither.
+	// Ready waits for neither. Where the network is slow, RSA is made beside it.
 	rsakey := step{name: "rsakey", about: "RSA host key; all fingerprints to console and host",
-		needs: []string{"hostkeys"}, wants: []string{"sshd", "transport"},
-		weight: bestEffort, when: everyBoot, run: (*boot).stepRSAKey}
+		needs: []string{"hostkeys"}, wants: []string{"sshd", "transport", "ready"},
+		patience: func(*config) time.Duration { return 100 * time.Millisecond },
+		weight:   bestEffort, when: everyBoot, run: (*boot).stepRSAKey}
 	fingerprint := step{name: "fingerprint", about: "fingerprints of the host keys to the wire server",
 		needs: []string{"ready"}, wants: []string{"rsakey"},
 		weight: bestEffort, when: unacknowledged, run: (*boot).stepFingerprint}
@@ -153,7 +154,7 @@ func plan(cfg *config) []step {
 	}
 	if cfg.Network == "release" {
 		steps = append(steps, step{name: "release", about: "take back what was done to the network",
-			wants:  []string{"ready", "script", "interfaces", "ipv6", "handover", "resolv", "publish"},
+			wants:  []string{"ready", "fingerprint", "script", "interfaces", "ipv6", "handover", "resolv", "publish"},
 			weight: bestEffort, when: everyBoot, run: (*boot).stepRelease})
 	}
 	return steps

@@ -66,7 +66,7 @@ func bench(rounds, boots int) error {
 	programs := []struct {
 		name, vm, file string
 		args           []string
-	}{{"bare", vm, "build/bare", nil}, {"azprov", vm, "azprov", nil}, {"no imds", vm, "azprov", []string{"-imds", "no"}}, {"8 nics", many, "azprov", nil}}
+	}{{"bare", vm, "build/bare", nil}, {"azprov", vm, "azprov", nil}, {"no imds", vm, "azprov", []string{"-imds", "no"}}, {"8 nics", many, "azprov", nil}, {"no keys", vm, "azprov", []string{"-skip", "hostkeys"}}}
 	results := map[string][]run{}
 	for i := range rounds + 1 {
 		for _, p := range programs {
