@@ -1,5 +1,5 @@
 # azprov: make, make demo, make test, make vm, make initramfs, make size, make bench,
-# make fuzz, make debug, make clean.
+# make fuzz, make netem, make debug, make clean.
 
 GO          ?= go
 PATH        := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
@@ -100,7 +100,11 @@ vm: azprov azuresim build/mkinitramfs
 fuzz: | go
 	scripts/fuzz 5m
 
+# Fifty VMs on a network that loses, delays, doubles and reorders frames.
+netem: | go
+	@AZPROV_IMPAIRED=50 $(GO) test -count=1 -parallel 6 -timeout 30m -v -run '^TestImpairedNetwork$$' . | grep -e '^ *---' -e '^ok' -e FAIL -e Ready
+
 clean:
 	rm -rf azprov azprov-arm64 azuresim build demo
 
-.PHONY: all debug programs go demo test check size bench initramfs vm fuzz clean
+.PHONY: all debug programs go demo test check size bench initramfs vm fuzz netem clean

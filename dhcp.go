@@ -170,7 +170,7 @@ func (d *dhcpClient) exchange(ctx context.Context) (*lease, error) {
 		d.nakText = oneLine(string(ack.Options[optMessage]), 100)
 		return nil, errNak
 	}
-	return d.lease(ack), nil
+	return ack.lease(d.link, d.hostName), nil
 }
 
 func (d *dhcpClient) message(kind byte) *dhcpMessage {
@@ -341,12 +341,4 @@ func (d *dhcpClient) pause(ctx context.Context, t time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-}
-
-func (d *dhcpClient) lease(a *dhcpMessage) *lease {
-	bits, _ := a.prefixLength()
-	life, t1, t2 := a.leaseTimes()
-	return &lease{Link: d.link, Prefix: netip.PrefixFrom(a.Your, bits), Broadcast: a.addr(optBroadcast), Server: a.addr(optServerID),
-		DNS: a.addrs(optDNS), Domain: a.text(optDomain), Search: a.search(), MTU: a.mtu(), Routes: a.routes(), Router: a.addr(optRouter),
-		WireServer: a.addr(optWireServer), HostName: d.hostName, Since: time.Now(), Lifetime: life, T1: t1, T2: t2}
 }

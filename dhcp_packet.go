@@ -475,41 +475,29 @@ func udpPacket(src, dst netip.Addr, payload []byte) []byte {
 	return b
 }
 
+// json is what the message is and, of an answer, the lease that it gives, in the
+// form of lease.json.
 func (d *dhcpMessage) json() object {
-	o := object{{"type", map[byte]string{1: "discover", 2: "offer", 3: "request", 4: "decline", 5: "ack", 6: "nak", 7: "release", 8: "inform"}[d.kind()]},
-		{"xid", fmt.Sprintf("%08x", d.XID)}, {"mac", d.MAC.String()}, {"your_address", d.Your.String()}}
-	if n, has := d.prefixLength(); has {
-		o = append(o, member{"prefix_length", n})
-	}
-	texts := func(list []netip.Addr) []string {
-		out := []string{}
-		for _, a := range list {
-			out = append(out, a.String())
-		}
-		return out
-	}
-	routes := []string{}
-	for _, r := range d.routes() {
-		routes = append(routes, r.String())
-	}
-	wire, server := "", ""
-	if a := d.addr(optWireServer); a.IsValid() {
-		wire = a.String()
-	}
-	if a := d.addr(optServerID); a.IsValid() {
-		server = a.String()
-	}
-	seconds := any(nil)
-	if v := d.duration(optLeaseTime); v > 0 {
-		seconds = int64(v / time.Second)
-	}
 	codes := []any{}
 	for code := 1; code < 255; code++ {
 		if _, has := d.Options[byte(code)]; has {
 			codes = append(codes, code)
 		}
 	}
-	return append(o, object{{"server", server}, {"host_name", d.text(optHostName)}, {"domain", d.text(optDomain)}, {"search", d.search()},
-		{"dns", texts(d.addrs(optDNS))}, {"routers", texts(d.addrs(optRouter))}, {"ntp", texts(d.addrs(optNTP))}, {"mtu", d.mtu()}, {"routes", routes},
-		{"wire_server", wire}, {"lease_seconds", seconds}, {"options", codes}}...)
+	kinds := [...]string{1: "discover", "offer", "request", "decline", "ack", "nak", "release", "inform"}
+	kind := ""
+	if k := int(d.kind()); k < len(kinds) {
+		kind = kinds[k]
+	}
+	le := d.lease(&link{MAC: d.MAC}, d.text(optHostName))
+	return append(object{{"type", kind}, {"xid", fmt.Sprintf("%08x", d.XID)}, {"options", codes}}, le.json()...)
+}
+
+// lease is what an answer gives to an interface that has sent a host name.
+func (d *dhcpMessage) lease(l *link, hostName string) *lease {
+	bits, _ := d.prefixLength()
+	life, t1, t2 := d.leaseTimes()
+	return &lease{Link: l, Prefix: netip.PrefixFrom(d.Your, bits), Broadcast: d.addr(optBroadcast), Server: d.addr(optServerID),
+		DNS: d.addrs(optDNS), Domain: d.text(optDomain), Search: d.search(), MTU: d.mtu(), Routes: d.routes(), Router: d.addr(optRouter),
+		WireServer: d.addr(optWireServer), HostName: hostName, Since: time.Now(), Lifetime: life, T1: t1, T2: t2}
 }

@@ -110,8 +110,11 @@ func networkdFile(le *lease) (string, uint32, string) {
 // keyfile is a NetworkManager connection (nm-settings-keyfile(5)), which must be
 // readable by root alone.
 func keyfile(le *lease) (string, uint32, string) {
-	text := "# by azprov\n[connection]\nid=azprov-" + le.Link.Name + "\ntype=ethernet\ninterface-name=" + le.Link.Name +
-		"\n\n[ethernet]\nmac-address=" + le.Link.MAC.String() + "\n\n[ipv4]\nmethod=auto\ndhcp-client-id=mac\n"
+	text := "# by azprov\n[connection]\nid=azprov-" + le.Link.Name + "\ntype=ethernet\n"
+	if le.Link.Driver != "" {
+		text += "\n[match]\ndriver=" + le.Link.Driver + "\n"
+	}
+	text += "\n[ethernet]\nmac-address=" + le.Link.MAC.String() + "\n\n[ipv4]\nmethod=auto\ndhcp-client-id=mac\n"
 	if le.Metric > 0 {
 		text += fmt.Sprintf("route-metric=%d\n", le.Metric)
 	}

@@ -15,7 +15,7 @@ func TestHandoverFiles(t *testing.T) {
 		"networkd": {"mkdir -p /etc/systemd/system; : >/etc/systemd/system/dbus-org.freedesktop.network1.service", "", "cat /run/systemd/network/*",
 			[]string{`MACAddress=00:0d:3a:04:75:98\n`, `DHCP=ipv4`, `KeepConfiguration=yes`}, []string{"RouteMetric"}},
 		"all of networkd": {"", "-network.write networkd -interfaces all", "cat /run/systemd/network/*eth1*", []string{`RouteMetric=200`, `UseDNS=no`}, nil},
-		"networkmanager":  {"", "-network.write networkmanager", "stat -c %a /run/NetworkManager/system-connections/*; cat /run/NetworkManager/system-connections/*", []string{`(?m)^600$`, `interface-name=eth0`, `method=auto`}, nil},
+		"networkmanager":  {"", "-network.write networkmanager", "stat -c %a /run/NetworkManager/system-connections/*; cat /run/NetworkManager/system-connections/*", []string{`(?m)^600$`, `mac-address=00:0d:3a:04:75:98`, `method=auto`}, nil},
 		"interfaces": {"mkdir -p /etc/network; printf 'auto lo\\niface lo inet loopback' >/etc/network/interfaces", "", "/opt/azprov >/dev/null 2>&1; cat /etc/network/interfaces",
 			[]string{`(?s)^auto lo\niface lo inet loopback\n\n# by azprov\nauto eth0\niface eth0 inet dhcp\n$`}, nil},
 		"interfaces of an administrator": {"mkdir -p /etc/network; printf 'iface eth0 inet static\\n' >/etc/network/interfaces", "", "cat /etc/network/interfaces", []string{`^iface eth0 inet static\n$`}, nil},

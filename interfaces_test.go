@@ -183,7 +183,7 @@ func TestPersistentNetRules(t *testing.T) {
 func TestNetworkOfASecondRun(t *testing.T) {
 	b := newBox(t)
 	b.vm["nics"] = []any{map[string]any{}, map[string]any{}}
-	o := b.run("", "/opt/azprov -interfaces all >/dev/null 2>&1; ip route >/tmp/1; ip addr | grep -v valid_lft >>/tmp/1; ip monitor link address route >/tmp/mon & mon=$!; sleep 0.3; rm -rf /var/lib/azprov; /opt/azprov -interfaces all; code=$?; sleep 0.2; kill $mon; ip route >/tmp/2; ip addr | grep -v valid_lft >>/tmp/2; diff /tmp/1 /tmp/2 && cat /tmp/mon; exit $code")
+	o := b.run("", "/opt/azprov -interfaces all >/dev/null 2>&1; ip route >/tmp/1; ip addr | grep -v valid_lft >>/tmp/1; ip monitor link address route >/tmp/mon & mon=$!; sleep 0.3; rm -rf /var/lib/azprov; cp /run/azprov/lease.json /tmp/lease; /opt/azprov -interfaces all; code=$?; sleep 0.2; diff /tmp/lease /run/azprov/lease.json; kill $mon; ip route >/tmp/2; ip addr | grep -v valid_lft >>/tmp/2; diff /tmp/1 /tmp/2 && cat /tmp/mon; exit $code")
 	if o.code != exitOK || o.reports() != "Ready Ready" || strings.Contains(o.output, "mtu") || strings.Contains(o.output, "Deleted") {
 		t.Errorf("exit %d, reports %q\n%s", o.code, o.reports(), o.output)
 	}

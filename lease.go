@@ -310,7 +310,7 @@ func (b *boot) stepLease(ctx context.Context) (string, error) {
 	b.lease = le
 	b.saveLeases()
 	how := ""
-	if le.Configured {
+	if o == nil {
 		how = ", configured already"
 	}
 	return fmt.Sprintf("%s via %s, wire server %s%s", le.Prefix, b.link.Name, le.wireServer(b.cfg), how), nil
@@ -320,6 +320,9 @@ func (b *boot) stepLease(ctx context.Context) (string, error) {
 // already, else by DHCP. It gets its name here if it was not certain before.
 func (b *boot) leaseOfPrimary(ctx context.Context) (*lease, *offers, error) {
 	le, err := b.configuredLease(b.links)
+	if le != nil {
+		le = b.ownLease(le)
+	}
 	var o *offers
 	if err == nil && le == nil {
 		le, o, err = b.acquirePrimary(ctx, b.links, b.knownHostName())
@@ -330,7 +333,7 @@ func (b *boot) leaseOfPrimary(ctx context.Context) (*lease, *offers, error) {
 	if o != nil {
 		b.links = o.links
 	}
-	if b.link = le.Link; le.Configured {
+	if b.link = le.Link; o == nil {
 		return le, o, nil
 	}
 	if b.cfg.Interfaces == "all" {
@@ -347,6 +350,19 @@ func (b *boot) leaseOfPrimary(ctx context.Context) (*lease, *offers, error) {
 		return le, o, b.nameAll(r, nil)
 	}
 	return le, o, nil
+}
+
+// ownLease is the lease by which an earlier run of this boot has configured an
+// interface, and takes over those of the others; else what was given.
+func (b *boot) ownLease(found *lease) *lease {
+	list, err := b.loadLeases()
+	if err != nil || list[0].Prefix != found.Prefix || list[0].Link.Index != found.Link.Index {
+		return found
+	}
+	found.Link.Raised = list[0].Link.Raised
+	list[0].Link = found.Link
+	b.others = list[1:]
+	return list[0]
 }
 
 // metricStep is the metric of the primary interface's routes when there are

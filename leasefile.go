@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -84,7 +85,6 @@ func (le *lease) json() object {
 	var o object
 	for _, f := range le.fields() {
 		var v any
-		texts := []string{}
 		switch at := f.at.(type) {
 		case *string:
 			v = *at
@@ -96,35 +96,32 @@ func (le *lease) json() object {
 			v = int64(*at / time.Second)
 		case *time.Time:
 			v = at.Unix()
-		case *mac:
-			v = at.String()
-		case *netip.Addr:
-			if v = ""; at.IsValid() {
-				v = at.String()
-			}
-		case *netip.Prefix:
-			v = at.String()
 		case *[]string:
 			v = *at
 		case *[]netip.Addr:
-			for _, a := range *at {
-				texts = append(texts, a.String())
-			}
+			v = textsOf(*at)
 		case *[]netip.Prefix:
-			for _, p := range *at {
-				texts = append(texts, p.String())
-			}
+			v = textsOf(*at)
 		case *[]route:
-			for _, r := range *at {
-				texts = append(texts, r.String())
+			v = textsOf(*at)
+		default: // an address, a prefix, a MAC address
+			text := fmt.Sprint(f.at)
+			if strings.HasPrefix(text, "invalid") {
+				text = ""
 			}
-		}
-		if v == nil {
-			v = texts
+			v = text
 		}
 		o = append(o, member{f.name, v})
 	}
 	return o
+}
+
+func textsOf[T any](list []T) []string {
+	texts := []string{}
+	for _, v := range list {
+		texts = append(texts, fmt.Sprint(v))
+	}
+	return texts
 }
 
 // leaseFromJSON reads what json has written. What is broken is left empty.

@@ -17,7 +17,8 @@ import (
 var platformAddresses = [...]netip.Addr{netip.AddrFrom4([4]byte{168, 63, 129, 16}), netip.AddrFrom4([4]byte{169, 254, 169, 254})}
 
 // applyLease sets MTU, address and routes, and notes in the lease what it has
-// set. What is there already stays, so that it can be called again.
+// set. What is there already stays, so that it can be called again. A route to
+// 255.255.255.255 is not among it: DHCP goes by packet sockets, which need none.
 func (m *machine) applyLease(le *lease) error {
 	if le.Configured {
 		return nil

@@ -67,7 +67,7 @@ func TestNameIsPublishedAtReady(t *testing.T) {
 func TestRename(t *testing.T) {
 	need(t, "tcpdump")
 	b := newBox(t)
-	o := b.run("", "/opt/azprov; "+watchLink+"tcpdump -U -i eth0 -w /tmp/pcap port 67 2>/tmp/td & td=$!; until grep -q listening /tmp/td; do sleep 0.1; done; ip addr show eth0 | sed s/valid_lft.*// >/tmp/1; ip route >>/tmp/1; "+
+	o := b.run("", "/opt/azprov; "+watchLink+"tcpdump --immediate-mode -U -i eth0 -w /tmp/pcap port 67 2>/tmp/td & td=$!; until grep -q listening /tmp/td; do sleep 0.1; done; ip addr show eth0 | sed s/valid_lft.*// >/tmp/1; ip route >>/tmp/1; "+
 		"/opt/azprov hostname edge-9.example.com; code=$?; "+resolves("edge-9")+"; "+resolves("edge-fra-07")+"; hostname; ip addr show eth0 | sed s/valid_lft.*// >/tmp/2; ip route >>/tmp/2; diff /tmp/1 /tmp/2; "+
 		"ip link set dev eth0 alias seen; sleep 0.5; kill $td; tcpdump -vv -n -r /tmp/pcap 2>/dev/null"+shownLink+"; cat /run/azprov/lease.json; exit $code")
 	for _, want := range []string{`(?m)^edge-9 resolves$`, `(?m)^edge-9$`, `FQDN \(81\), length \d+: \[SE\] "\^Fedge-9\^Gexample\^Ccom\^@"`, `Hostname \(12\), length 6: "edge-9"`, `Client-IP 10\.1\.0\.4`, `"host_name": "edge-9"`} {

@@ -359,24 +359,38 @@ func (w *watcher) followName() {
 	w.settled(le, name)
 }
 
-// followDevices sets the timeouts of disks that have been plugged in; when the
-// kernel has dropped events, of all.
+// followDevices sets the timeouts of disks that have been plugged in, and sets the
+// resource disk up when the VM has got a new one with another host. When the
+// kernel has dropped events, all disks are looked at.
 func (w *watcher) followDevices(events []uevent, lost bool) {
 	var disks []string
 	for _, e := range events {
 		if e.Subsystem == "block" && e.Action == "add" {
-			disks = append(disks, filepath.Base(e.DevName))
+			disks = append(disks, e.DevName)
 		}
 	}
 	if lost {
 		disks = listDir(w.sys("block"))
 	}
-	for _, disk := range disks {
-		text, err := w.setTimeout(filepath.Base(disk), false)
+	resource := false
+	for _, path := range disks {
+		disk := filepath.Base(path)
+		text, err := w.setTimeout(disk, false)
 		if err != nil {
 			w.log.warn("watch", err.Error())
 		} else if text != "" {
-			w.log.note("watch", filepath.Base(disk)+": timeout "+text)
+			w.log.note("watch", disk+": timeout "+text)
 		}
+		role := w.diskRole(disk)
+		resource = resource || role == roleResource || role == roleLocal
 	}
+	if !resource || w.cfg.ResourceDisk == "none" {
+		return
+	}
+	text, err := w.setUpDisk(w.ctx, false, func(*openedDisk) {})
+	if err != nil {
+		w.log.warn("watch", err.Error())
+		return
+	}
+	w.log.note("watch", text)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -76,5 +77,32 @@ func TestWatchIsOne(t *testing.T) {
 	o := inWatch(b, "", "/opt/azprov watch; echo second $?")
 	if !strings.Contains(o.output, "another azprov watch is running") || !strings.Contains(o.output, "second 1") || !strings.Contains(o.output, "ended with 0") {
 		t.Errorf("%s", o.output)
+	}
+}
+
+func TestWatchIsSmall(t *testing.T) {
+	b := newBox(t)
+	o := inWatch(b, "", "ip link set eth0 down; ip link set eth0 up; sleep 1; hostname edge-x; sleep 1; grep VmHWM /proc/$pid/status")
+	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(o.output)
+	if m == nil {
+		t.Fatal(o.output)
+	}
+	kib, _ := strconv.Atoi(m[1])
+	if t.Logf("azprov watch: at most %d kB resident", kib); kib*1024 > 6e6 {
+		t.Errorf("azprov watch needs %d kB, more than 6 MB", kib)
+	}
+}
+
+func TestWatchSetsTimeoutsOfNewDisks(t *testing.T) {
+	m := newTestMachine(t)
+	writeTree(t, m.sysfs, map[string]string{"block/sdc/device/vendor": "Msft    \n", "block/sdc/device/timeout": "30\n", "block/sdd/device/vendor": "Msft    \n", "block/sdd/device/timeout": "30\n"})
+	w := &watcher{machine: m, ctx: t.Context()}
+	timeout := func(disk string) string { return sysAttr(m.sys("block", disk, "device/timeout")) }
+	w.followDevices([]uevent{{Action: "add", Subsystem: "block", DevName: "sdc"}, {Action: "remove", Subsystem: "block", DevName: "sdd"}, {Action: "add", Subsystem: "block", DevName: "sdc1"}}, false)
+	if timeout("sdc") != "300" || timeout("sdd") != "30" {
+		t.Errorf("timeouts %s, %s", timeout("sdc"), timeout("sdd"))
+	}
+	if w.followDevices(nil, true); timeout("sdd") != "300" {
+		t.Errorf("after lost events %s", timeout("sdd"))
 	}
 }

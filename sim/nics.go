@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -57,7 +58,7 @@ func (n *NIC) defaults(i int) error {
 func (vm *VM) asVM(n *NIC) (*VM, error) {
 	other := *vm
 	other.MAC, other.Address, other.Gateway, other.MTU, other.RouteOption = n.MAC, n.Address, n.Gateway, n.MTU, n.RouteOption
-	other.Hardware, other.NICs, other.NoOption245, other.IPv6 = n.Hardware, nil, true, ""
+	other.Hardware, other.NICs, other.NoOption245, other.IPv6, other.Impair = n.Hardware, nil, true, "", nil
 	return &other, other.Defaults(0)
 }
 
@@ -114,7 +115,15 @@ func plug(all []*VM, pid string) (devices []string, err error) {
 			do("link set %svf up", host)
 			devices = append(devices, host+"vf")
 		}
-		do("link add name %s type veth peer name %s address %s netns %s", host, made[2*k].name, nic.MAC, pid)
+		bad := i == 0 && nic.Impair != nil
+		if bad {
+			do("link add name relay0 type veth peer name %s address %s netns %s", made[2*k].name, nic.MAC, pid)
+			do("link add name %s type veth peer name relay1", host)
+			do("link set relay0 up addrgenmode none")
+			do("link set relay1 up addrgenmode none")
+		} else {
+			do("link add name %s type veth peer name %s address %s netns %s", host, made[2*k].name, nic.MAC, pid)
+		}
 		do("addr add %s/%d dev %s", nic.Gateway, nic.address().Bits(), host)
 		if i == 0 {
 			do("addr add %s/32 dev %s", WireServerAddress, host)
@@ -130,6 +139,11 @@ func plug(all []*VM, pid string) (devices []string, err error) {
 	cmd.Stdin = strings.NewReader(batch.String())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("ip -batch: %s: %w", strings.TrimSpace(string(out)), err)
+	}
+	if all[0].Impair != nil {
+		if err := errors.Join(checksumInSoftware("host0"), relay(all[0].Impair, "relay0", "relay1")); err != nil {
+			return nil, err
+		}
 	}
 	return devices, nil
 }

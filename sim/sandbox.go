@@ -300,6 +300,11 @@ func guestStage() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if vm.Impair != nil {
+		if err := checksumInSoftware("eth0"); err != nil {
+			return 0, err
+		}
+	}
 	if err := mirrorNet("/sys", all); err != nil {
 		return 0, fmt.Errorf("show the network: %w", err)
 	}

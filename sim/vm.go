@@ -71,8 +71,9 @@ type VM struct {
 	NoOption245 bool   `json:"noOption245"`
 	IPv6        string `json:"ipv6"` // an address; "" for none
 	Hardware
-	NICs     []NIC `json:"nics"`     // further ones
-	NICOrder []int `json:"nicOrder"` // in which the kernel finds them; 0 is the VM's own
+	Impair   *Impair `json:"impair,omitempty"` // of the VM's own interface
+	NICs     []NIC   `json:"nics"`             // further ones
+	NICOrder []int   `json:"nicOrder"`         // in which the kernel finds them; 0 is the VM's own
 
 	Incarnation int    `json:"incarnation"`
 	ContainerID string `json:"containerId"`
