@@ -75,7 +75,6 @@ func plan(cfg *config) []step {
 			patience: func(c *config) time.Duration { return c.HostnameWait },
 			weight:   contact, when: everyBoot, run: (*boot).stepLease},
 		imds,
-		interfaces,
 		{name: "provisiondata", about: "ask the wire server for provisioning data, if that is wanted",
 			needs:  []string{"lease"},
 			weight: bestEffort, when: firstBoot, run: readSource(fromWireServer)},
@@ -92,18 +91,12 @@ func plan(cfg *config) []step {
 		{name: "user", about: "account, password, groups, sudo",
 			needs: []string{"state", "spec"}, wants: []string{"entropy"},
 			weight: required, when: firstBoot, run: (*boot).stepUser},
-		{name: "ipv6", about: "IPv6 addresses by DHCPv6 where there are any",
-			needs: []string{"lease"}, wants: []string{"imds", "interfaces"},
-			weight: bestEffort, when: everyBoot, run: (*boot).stepIPv6},
 		{name: "resolv", about: "name servers of the lease in /etc/resolv.conf",
 			needs:  []string{"lease"},
 			weight: bestEffort, when: everyBoot, run: (*boot).stepResolv},
 		{name: "publish", about: "publish a host name that DHCP did not wait for",
 			needs:  []string{"lease", "hostname"},
 			weight: bestEffort, when: firstBoot, run: (*boot).stepPublish},
-		{name: "handover", about: "files for what configures the network from now on",
-			needs: []string{"lease"}, wants: []string{"interfaces", "publish"},
-			weight: bestEffort, when: everyBoot, run: (*boot).stepHandover},
 		{name: "goalstate", about: "fetch the goal state from the wire server",
 			needs:  []string{"lease"},
 			weight: contact, when: unacknowledged, run: (*boot).stepGoalState},
@@ -142,11 +135,19 @@ func plan(cfg *config) []step {
 		weight: bestEffort, when: unacknowledged, run: (*boot).stepFingerprint}
 	if cfg.CustomDataWhen == "before" {
 		ready.needs = append(ready.needs, script.name)
-		steps = append(steps, script, ready, rsakey, fingerprint)
+		steps = append(steps, script, ready)
 	} else {
 		script.needs = append(script.needs, ready.name)
-		steps = append(steps, ready, rsakey, fingerprint, script)
+		steps = append(steps, ready, script)
 	}
+	// Nor does it wait for what only the guest itself has use for.
+	steps = append(steps, rsakey, fingerprint, interfaces,
+		step{name: "ipv6", about: "IPv6 addresses by DHCPv6 where there are any",
+			needs: []string{"lease"}, wants: []string{"imds", "interfaces"},
+			weight: bestEffort, when: everyBoot, run: (*boot).stepIPv6},
+		step{name: "handover", about: "files for what configures the network from now on",
+			needs: []string{"lease"}, wants: []string{"interfaces", "publish"},
+			weight: bestEffort, when: everyBoot, run: (*boot).stepHandover})
 	if cfg.HostnameFollow {
 		steps = append(steps, step{name: "follow", about: "take a host name that has been changed in Azure",
 			needs: []string{"lease"}, wants: []string{"imds"},
