@@ -36,11 +36,15 @@ func main() {
 	rounds := flag.Int("rounds", 15, "measurements of each program in the sandbox")
 	boots := flag.Int("boots", 5, "boots of each initramfs")
 	format := flag.Bool("format", false, "measure the formatter alone")
+	certificates := flag.Bool("certificates", false, "measure keys by fingerprint alone")
 	flag.Parse()
 	var err error
-	if *format {
+	switch {
+	case *format:
 		_, err = benchFormat()
-	} else {
+	case *certificates:
+		err = benchCertificatesAlone(*rounds)
+	default:
 		err = bench(*rounds, *boots)
 	}
 	if err != nil {
@@ -89,6 +93,10 @@ func bench(rounds, boots int) error {
 	fmt.Printf("ratio of exec to Ready: %.2f (limit 2.5)\n", median(results["azprov"], ready)/median(results["bare"], ready))
 	without := median(results["no imds"], ready)
 	fmt.Printf("with the metadata service, 1 and 8 interfaces, to 1 without it: %.2f, %.2f (limit 1.3)\n", median(results["azprov"], ready)/without, median(results["8 nics"], ready)/without)
+	certificates, err := benchCertificates(dir, rounds)
+	if err != nil {
+		return err
+	}
 	memory, err := benchMemory(dir, vm)
 	if err != nil {
 		return err
@@ -107,7 +115,7 @@ func bench(rounds, boots int) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(map[string]any{"sandbox": results, "boot_seconds": booted, "memory_mb": memory, "format": formats}, "", " ")
+	data, err := json.MarshalIndent(map[string]any{"sandbox": results, "certificates_ms": certificates, "boot_seconds": booted, "memory_mb": memory, "format": formats}, "", " ")
 	if err != nil {
 		return err
 	}
