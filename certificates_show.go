@@ -26,7 +26,7 @@ func loadRecipient(key, crt []byte) (*recipient, error) {
 	if err != nil {
 		return nil, err
 	}
-	to.keyID = sha1Sum(der(derSequence, derNumber(to.key.N), derNumber(to.key.E)))
+	to.keyID = sha1Sum([]byte(derRSA(to.key)))
 	if len(crt) == 0 {
 		return to, nil
 	}
@@ -95,22 +95,21 @@ func showCertificates(file, keyFile, crtFile string) (object, error) {
 }
 
 func (s *keyStore) json() object {
-	list, notes, paired := []any{}, []any{}, map[*privateKey]bool{}
+	list, notes, paired := []any{}, []any{}, 0
 	for i, c := range s.certificates {
-		o := object{{"thumbprint", c.thumbprint()}, {"subject", nameText(c.Subject)}, {"issuer", nameText(c.Issuer)}}
-		if c.Public != nil {
-			o = append(o, member{"public_key", publicLine(c.Public, "")})
-		}
-		k := s.keyOf(i)
+		k, public := s.keyOf(i), any(nil)
 		if k != nil {
-			paired[k] = true
+			paired++
 		}
-		list = append(list, append(o, member{"private_key", k != nil}))
+		if c.Public != nil {
+			public = publicLine(c.Public, "")
+		}
+		list = append(list, object{{"thumbprint", c.thumbprint()}, {"subject", nameText(c.Subject)}, {"public_key", public}, {"private_key", k != nil}})
 	}
 	for _, n := range s.notes {
 		notes = append(notes, n)
 	}
-	return object{{"certificates", list}, {"keys_without_certificate", len(s.keys) - len(paired)}, {"notes", notes}}
+	return object{{"certificates", list}, {"keys_without_certificate", len(s.keys) - paired}, {"notes", notes}}
 }
 
 // readPayload reads a file of at most maxPayload bytes.

@@ -202,31 +202,30 @@ func (r *derReader) algorithm() (oid string, parameters *derReader) {
 	return in.oid(), in
 }
 
-// der is an element with a tag, made of parts.
-func der(tag byte, parts ...[]byte) []byte {
-	length := 0
-	for _, p := range parts {
-		length += len(p)
+// der is an element with a tag. Bytes are strings here: putting elements together
+// takes less code so.
+func der(tag byte, content string) string {
+	n := len(content)
+	head := []byte{tag, byte(n)}
+	switch {
+	case n >= 1<<16:
+		head = []byte{tag, 0x84, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
+	case n >= 1<<8:
+		head = []byte{tag, 0x82, byte(n >> 8), byte(n)}
+	case n >= 0x80:
+		head = []byte{tag, 0x81, byte(n)}
 	}
-	b := []byte{tag, byte(length)}
-	if length >= 0x80 {
-		b = []byte{tag, 0x82, byte(length >> 8), byte(length)}
-		if length >= 1<<16 {
-			b = []byte{tag, 0x84, byte(length >> 24), byte(length >> 16), byte(length >> 8), byte(length)}
-		} else if length < 0x100 {
-			b = []byte{tag, 0x81, byte(length)}
-		}
-	}
-	for _, p := range parts {
-		b = append(b, p...)
-	}
-	return b
+	return string(head) + content
 }
 
 // derNumber is an integer, given as big-endian bytes without sign.
-func derNumber(n []byte) []byte {
+func derNumber(n []byte) string {
+	text := string(n)
 	if len(n) == 0 || n[0]&0x80 != 0 {
-		return der(derInteger, []byte{0}, n)
+		text = "\x00" + text
 	}
-	return der(derInteger, n)
+	return der(derInteger, text)
 }
+
+// derRSA is an RSAPublicKey (RFC 8017, A.1.1).
+func derRSA(k *rsaKey) string { return der(derSequence, derNumber(k.N)+derNumber(k.E)) }

@@ -35,31 +35,26 @@ func newTransport(ctx context.Context) (*transport, error) {
 		return nil, err
 	}
 	serial[0] = serial[0]&0x7f | 0x40
-	public := der(derSequence, derNumber(k.N), derNumber(k.E))
-	keyID := sha1Sum(public)
-	algorithm := func(oid string) []byte { return der(derSequence, der(derOID, []byte(oid)), der(derNull)) }
-	extension := func(oid string, value []byte) []byte {
-		return der(derSequence, der(derOID, []byte(oid)), der(derOctets, value))
-	}
-	bitString := func(b []byte) []byte { return der(derBits, []byte{0}, b) }
-	name := der(derSequence, der(derSet, der(derSequence, der(derOID, []byte(oidCommonName)), der(derUTF8, []byte(transportName)))))
-	body := der(derSequence,
-		der(derContext|derMade, derNumber([]byte{2})), // version 3
-		derNumber(serial),
-		algorithm(oidSHA256WithRSA),
-		name,
-		der(derSequence, der(derUTCTime, []byte(transportFrom)), der(derUTCTime, []byte(transportTo))),
-		name,
-		der(derSequence, algorithm(oidRSA), bitString(public)),
-		der(derContext|derMade|3, der(derSequence,
-			extension(oidKeyID, der(derOctets, keyID)),
-			extension(oidBasicConstraints, der(derSequence, der(derBoolean, []byte{0xff}))))))
-	signature, err := k.signSHA256(sha256Sum(body))
+	const (
+		signed    = "\x30\x0d\x06\x09" + oidSHA256WithRSA + "\x05\x00"
+		encrypted = "\x30\x0d\x06\x09" + oidRSA + "\x05\x00"
+	)
+	public := derRSA(k)
+	keyID := sha1Sum([]byte(public))
+	name := der(derSequence, der(derSet, der(derSequence, der(derOID, oidCommonName)+der(derUTF8, transportName))))
+	extensions := der(derSequence, der(derOID, oidKeyID)+der(derOctets, der(derOctets, string(keyID)))) +
+		der(derSequence, der(derOID, oidBasicConstraints)+der(derOctets, "\x30\x03\x01\x01\xff"))
+	body := der(derSequence, "\xa0\x03\x02\x01\x02"+ // version 3
+		derNumber(serial)+signed+name+
+		der(derSequence, der(derUTCTime, transportFrom)+der(derUTCTime, transportTo))+
+		name+der(derSequence, encrypted+der(derBits, "\x00"+public))+
+		der(derContext|derMade|3, der(derSequence, extensions)))
+	signature, err := k.signSHA256(sha256Sum([]byte(body)))
 	if err != nil {
 		return nil, err
 	}
-	return &transport{recipient: recipient{key: k, keyID: keyID, issuer: name, serial: serial},
-		certificate: der(derSequence, body, algorithm(oidSHA256WithRSA), bitString(signature))}, nil
+	return &transport{recipient: recipient{key: k, keyID: keyID, issuer: []byte(name), serial: serial},
+		certificate: []byte(der(derSequence, body+signed+der(derBits, "\x00"+string(signature))))}, nil
 }
 
 // wipe overwrites the private key.

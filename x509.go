@@ -189,6 +189,9 @@ func ecPublic(b []byte, curve string) ([]byte, error) {
 	return pointBlob(curve, public), *in.err
 }
 
+// nameTypes are the short names of attributes 2.5.4.0 and on, two characters each.
+const nameTypes = "      CN    C L ST  O OU"
+
 // nameText is a Name as text, "CN=host, O=Contoso"; attributes without a common
 // short name are left out. It is for people.
 func nameText(name []byte) string {
@@ -201,21 +204,8 @@ func nameText(name []byte) string {
 			oid := in.oid()
 			tag, value, _ := in.next()
 			short := ""
-			switch oid {
-			case "\x55\x04\x03":
-				short = "CN"
-			case "\x55\x04\x06":
-				short = "C"
-			case "\x55\x04\x07":
-				short = "L"
-			case "\x55\x04\x08":
-				short = "ST"
-			case "\x55\x04\x0a":
-				short = "O"
-			case "\x55\x04\x0b":
-				short = "OU"
-			case "\x09\x92\x26\x89\x93\xf2\x2c\x64\x01\x19":
-				short = "DC"
+			if len(oid) == 3 && oid[:2] == "\x55\x04" && int(oid[2]) < len(nameTypes)/2 {
+				short = strings.TrimSpace(nameTypes[2*oid[2]:][:2])
 			}
 			if tag == derBMP {
 				var text []byte
