@@ -104,50 +104,54 @@ func (f *bootFile) editAppend(i int, want []string) {
 	f.lines[i] = line[:at] + editArgs(line[at:], "", want, true)
 }
 
-// assignment is NAME=value of a shell file: where its words stand in the line.
+// assignment is a line of a shell file, cut around the words of NAME=words.
 type assignment struct {
-	name     string
-	from, to int
-	quote    string // around the words: ", ' or none
-	appends  bool   // NAME+=, or the value takes in the old one
+	head, words, tail string
+	quoted            bool
+	appends           bool // NAME+=, or the words take in the old ones
 }
 
-// parseAssignment understands a line that holds nothing but one assignment, with
-// a comment at most.
-func parseAssignment(line string) (a assignment, ok bool) {
-	text := strings.TrimLeft(line, " \t")
-	text = strings.TrimLeft(strings.TrimPrefix(text, "export "), " \t")
-	name, value, ok := strings.Cut(text, "=")
-	if !ok {
-		return a, false
-	}
-	a.name = strings.TrimSuffix(name, "+")
-	a.from = len(line) - len(value)
-	rest := ""
-	if value != "" && (value[0] == '"' || value[0] == '\'') {
-		n := wordEnd(value)
-		if n < 2 || value[n-1] != value[0] || strings.Count(value[:n], value[:1])-strings.Count(value[:n], `\`+value[:1]) != 2 {
-			return a, false
+// findAssignment says which of the names a line sets, -1 for none. The result is nil when
+// the line holds more than one assignment with a comment at most.
+func findAssignment(line string, names []string) (int, *assignment) {
+	text := strings.TrimLeft(strings.TrimPrefix(strings.TrimLeft(line, " \t"), "export "), " \t")
+	name, value, _ := strings.Cut(text, "=")
+	plain := strings.TrimSuffix(name, "+")
+	for n, s := range names {
+		if s == plain && name != text {
+			return n, parseAssignment(line[:len(line)-len(value)], value, plain, name != plain)
 		}
-		a.quote = value[:1]
-		a.from++
-		a.to = a.from + n - 2
-		rest = value[n:]
+	}
+	return -1, nil
+}
+
+func parseAssignment(head, value, name string, appends bool) *assignment {
+	a := &assignment{head: head}
+	if value != "" && (value[0] == '"' || value[0] == '\'') {
+		n, quote := wordEnd(value), value[:1]
+		if n < 2 || value[n-1:n] != quote || strings.Count(value[:n], quote)-strings.Count(value[:n], `\`+quote) != 2 {
+			return nil
+		}
+		a.head, a.words, a.tail, a.quoted = head+quote, value[1:n-1], value[n:], true
 	} else {
 		n := strings.IndexAny(value, " \t;#")
 		if n < 0 {
 			n = len(value)
 		}
-		a.to = a.from + n
-		rest = value[n:]
-		if strings.ContainsAny(value[:n], "\"'`\\") {
-			return a, false
+		a.words, a.tail = value[:n], value[n:]
+		if strings.ContainsAny(a.words, "\"'`\\") {
+			return nil
 		}
 	}
-	rest = strings.TrimSpace(rest)
-	words := line[a.from:a.to]
-	a.appends = strings.HasSuffix(name, "+") || strings.Contains(words, "$"+a.name) || strings.Contains(words, "${"+a.name)
-	return a, rest == "" || rest[0] == '#'
+	a.appends = appends || strings.Contains(a.words, "$"+name) || strings.Contains(a.words, "${"+name)
+	rest := strings.TrimSpace(a.tail)
+	if a.quoted {
+		a.tail = a.head[len(a.head)-1:] + a.tail
+	}
+	if rest != "" && rest[0] != '#' {
+		return nil
+	}
+	return a
 }
 
 // editShellVariables edits the variables in files that are read one after the
@@ -158,53 +162,44 @@ func editShellVariables(files []*bootFile, names []string, w *bootWants) {
 	}
 	var standard string
 	names[0], standard, _ = strings.Cut(names[0], "=")
-	type place struct {
-		f *bootFile
-		i int
-		a assignment
-	}
-	var all []place
 	value := make([]string, len(names)) // what each variable comes to
-	target := -1
+	last, obscure := files[0], false    // where the first variable is set last
+	lastLine := -1
 	for _, f := range files {
 		for i, line := range f.lines {
-			for n, name := range names {
-				trimmed := strings.TrimPrefix(strings.TrimLeft(line, " \t"), "export ")
-				if rest, ok := strings.CutPrefix(trimmed, name); !ok || !strings.HasPrefix(rest, "=") && !strings.HasPrefix(rest, "+=") {
-					continue
-				}
-				a, ok := parseAssignment(line)
-				if !ok {
-					f.note(f.path, fmt.Sprintf("line %d sets %s in a way that is not known: left alone", i+1, name))
-					if n == 0 {
-						target = -2
-					}
-					continue
-				}
-				if a.appends {
-					value[n] += " " + line[a.from:a.to]
-				} else {
-					value[n] = line[a.from:a.to]
-				}
-				if n == 0 && target != -2 {
-					target = len(all)
-				}
-				all = append(all, place{f, i, a})
+			n, a := findAssignment(line, names)
+			switch {
+			case n < 0:
+				continue
+			case a == nil:
+				f.note(f.path, fmt.Sprintf("line %d sets %s in a way that is not known: left alone", i+1, names[n]))
+				obscure = obscure || n == 0
+				continue
+			case a.appends:
+				value[n] += " " + a.words
+			default:
+				value[n] = a.words
+			}
+			if n == 0 {
+				last, lastLine = f, i
 			}
 		}
 	}
-	known := strings.Join(value, " ")
-	want := w.words("", w.initrd)
-	for n, p := range all {
-		line := p.f.lines[p.i]
-		old := line[p.a.from:p.a.to]
-		words := editArgs(old, known, want, n == target)
-		if words != old && p.a.quote == "" && strings.ContainsAny(words, " \t") {
-			words = `"` + words + `"`
+	known, want := strings.Join(value, " "), w.words("", w.initrd)
+	for _, f := range files {
+		for i, line := range f.lines {
+			_, a := findAssignment(line, names)
+			if a == nil {
+				continue
+			}
+			words := editArgs(a.words, known, want, f == last && i == lastLine && !obscure)
+			if words != a.words && !a.quoted && strings.ContainsAny(words, " \t") {
+				words = `"` + words + `"`
+			}
+			f.lines[i] = a.head + words + a.tail
 		}
-		p.f.lines[p.i] = line[:p.a.from] + words + line[p.a.to:]
 	}
-	if target == -1 {
-		files[0].insert(len(files[0].lines), names[0]+`="`+editArgs(standard, known, want, true)+`"`)
+	if lastLine < 0 && !obscure {
+		last.insert(len(last.lines), names[0]+`="`+editArgs(standard, known, want, true)+`"`)
 	}
 }

@@ -181,9 +181,12 @@ func notLinux(path string) bool {
 // kernelopts of Fedora and Red Hat.
 func (f *bootFile) editGRUB(w *bootWants) {
 	for i, line := range f.lines {
-		if name, ok := strings.CutPrefix(strings.TrimLeft(line, " \t"), "set "); ok {
-			if strings.HasPrefix(name, "kernelopts=") || strings.HasPrefix(name, "default_kernelopts=") {
-				f.lines[i] = f.editGRUBVariable(line, w)
+		if indent, set, ok := strings.Cut(line, "set "); ok && strings.TrimSpace(indent) == "" {
+			n, v := findAssignment(set, []string{"kernelopts", "default_kernelopts"})
+			if v != nil {
+				f.lines[i] = indent + "set " + v.head + editArgs(v.words, "", w.words("", w.initrd), true) + v.tail
+			} else if n >= 0 {
+				f.note(f.path, "kernelopts is set in a way that is not known: left alone")
 			}
 			continue
 		}
@@ -239,16 +242,6 @@ func (f *bootFile) entryHas(i int, word string) bool {
 		}
 	}
 	return false
-}
-
-// editGRUBVariable edits set NAME="words".
-func (f *bootFile) editGRUBVariable(line string, w *bootWants) string {
-	a, ok := parseAssignment(strings.Replace(line, "set ", "    ", 1))
-	if !ok {
-		f.note(f.path, "kernelopts is set in a way that is not known: left alone")
-		return line
-	}
-	return line[:a.from] + editArgs(line[a.from:a.to], "", w.words("", w.initrd), true) + line[a.to:]
 }
 
 // grubEnvSize is the size of a grubenv: GRUB writes it in place.

@@ -292,7 +292,7 @@ func (c *checkup) checkLeftovers() {
 		c.add(check, result, found, ch.why+": azprov prepare")
 	}
 	for _, n := range p.notes {
-		c.add("boot loader", unknown, n.Step+": "+n.Text, "")
+		c.add("not understood", unknown, n.Step+": "+n.Text, "")
 	}
 	if len(reasons) == 0 {
 		c.add("image", fine, "nothing of one VM is left", "")

@@ -65,7 +65,7 @@ func (s *stream) find(mark string) bool {
 type inflater struct {
 	s          *stream
 	bits, have uint32 // bits that were taken from the stream and are not used yet
-	window     [1 << 15]byte
+	window     []byte // 32 KiB
 	total      uint32 // bytes so far; the length field of gzip wraps as this does
 	long       bool   // more than a window
 	sum        uint32
@@ -90,7 +90,7 @@ const (
 
 var errInflate = errors.New("broken gzip data")
 
-func newInflater(s *stream) *inflater { return &inflater{s: s} }
+func newInflater(s *stream) *inflater { return &inflater{s: s, window: make([]byte, 1<<15)} }
 
 func (z *inflater) Read(p []byte) (int, error) {
 	n := 0

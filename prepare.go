@@ -72,14 +72,9 @@ func prepare(m *machine, a *arguments, stdout io.Writer, stdin *os.File) int {
 		m.log.fail("prepare", err.Error())
 		code = exitFailed
 	}
-	if a.json {
-		io.WriteString(stdout, indentJSON(p.json()))
-	}
 	for _, c := range p.changes {
-		if a.dry && !a.json {
-			io.WriteString(stdout, c.text()+c.diff())
-		}
 		if a.dry {
+			io.WriteString(stdout, c.text()+c.diff())
 			continue
 		}
 		if err := c.make(m.guest); err != nil {

@@ -66,18 +66,3 @@ func withoutHashes(data []byte) []byte {
 	}
 	return []byte(b.String())
 }
-
-func (p *preparation) json() object {
-	changes, notes := []any{}, []any{}
-	for _, c := range p.changes {
-		o := object{{"action", c.action}, {"path", c.path}, {"why", c.why}}
-		if c.action == actEdit {
-			o = append(o, member{"diff", c.diff()})
-		}
-		changes = append(changes, o)
-	}
-	for _, n := range p.notes {
-		notes = append(notes, object{{"path", n.Step}, {"text", n.Text}})
-	}
-	return object{{"schema", 1}, {"changes", changes}, {"notes", notes}}
-}
