@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -153,7 +152,7 @@ func (m *machine) resourceDisks() (list []foundDisk, wait time.Duration) {
 	if m.awaitsNVMe(len(local)) {
 		wait = diskWait
 	}
-	slices.Sort(local)
+	sortNames(local)
 	for _, l := range local {
 		list = append(list, foundDisk{name: l[strings.LastIndexByte(l, ' ')+1:], role: roleLocal})
 	}

@@ -115,12 +115,13 @@ func (d *openedDisk) decide(more diskSigns) {
 func (m *machine) holderOf(name string) string {
 	var found []string
 	data, _ := os.ReadFile(m.proc("self/mountinfo"))
+	mounts := strings.Split(string(data), "\n")
 	for _, dir := range append([]string{m.sys("block", name)}, listDir(m.sys("block", name))...) {
 		number := sysAttr(dir + "/dev")
 		if number == "" {
 			continue
 		}
-		for line := range strings.Lines(string(data)) {
+		for _, line := range mounts {
 			if f := strings.Fields(line); len(f) > 4 && f[2] == number {
 				found = append(found, "mounted on "+f[4])
 			}

@@ -34,10 +34,7 @@ func (m *machine) keepFstab(d *openedDisk) error {
 	}
 	line := "UUID=" + id.uuid + " " + m.cfg.ResourceMount + " " + id.fstype + " " + options + " 0 0\n"
 	var b strings.Builder
-	for old := range strings.Lines(string(data)) {
-		if !strings.HasSuffix(old, "\n") {
-			old += "\n"
-		}
+	for _, old := range strings.Split(strings.TrimSuffix(string(data), "\n"), "\n") {
 		fields := strings.Fields(old)
 		if len(fields) > 3 && fields[0][0] != '#' {
 			if strings.Contains(fields[3], fstabComment) {
@@ -47,7 +44,9 @@ func (m *machine) keepFstab(d *openedDisk) error {
 				return nil
 			}
 		}
-		b.WriteString(old)
+		if old != "" || len(data) > 0 {
+			b.WriteString(old + "\n")
+		}
 	}
 	b.WriteString(line)
 	return m.guest.write("/etc/fstab", []byte(b.String()), keepFile(0o644))
