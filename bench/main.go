@@ -142,7 +142,7 @@ func freshDisk() (dir string, unmount func(), err error) {
 	if err == nil {
 		err = os.Truncate(image, 512<<20)
 	}
-	for _, c := range [][]string{{"mke2fs", "-q", "-t", "ext4", "-F", image}, {"mount", "-o", "loop", image, dir}} {
+	for _, c := range [][]string{{"mke2fs", "-q", "-t", "ext4", "-N", "131072", "-F", image}, {"mount", "-o", "loop", image, dir}} {
 		if err == nil {
 			if out, cmdErr := exec.Command(c[0], c[1:]...).CombinedOutput(); cmdErr != nil {
 				err = fmt.Errorf("%s: %w: %s", c[0], cmdErr, out)
