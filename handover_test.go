@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -48,6 +49,22 @@ func TestHandoverIsUnderstood(t *testing.T) {
 	o := b.run("", "/opt/azprov -network.write interfaces >/dev/null 2>&1; ip link set eth0 down; busybox ifup -n -a 2>&1")
 	if !strings.Contains(o.output, "udhcpc") || !strings.Contains(o.output, "eth0") {
 		t.Errorf("ifup:\n%s", o.output)
+	}
+	const networkd = "/usr/lib/systemd/systemd-networkd"
+	if _, err := os.Stat(networkd); err != nil {
+		t.Log("systemd-networkd is not there to judge")
+		return
+	}
+	// It wants to know from udev that the interfaces are complete.
+	b = newBox(t)
+	o = b.run("", `exec 2>&1; /opt/azprov -network.write networkd >/dev/null || exit; mkdir -p /run/udev/data; for i in 1 2; do echo I:1000 >/run/udev/data/n$i; done
+echo 0123456789abcdef0123456789abcdef >/etc/machine-id; ip monitor address route >/tmp/mon & mon=$!
+timeout 20 env SYSTEMD_LOG_LEVEL=debug `+networkd+` >/tmp/networkd & for i in $(seq 150); do grep -q 'DHCPv4 address' /tmp/networkd && break; sleep 0.1; done
+sleep 0.5; kill $mon; grep eth0 /tmp/networkd; ip route; echo MONITOR; cat /tmp/mon`)
+	_, monitor, _ := strings.Cut(o.output, "MONITOR\n")
+	if !strings.Contains(o.output, "Configuring with /run/systemd/network/70-azprov-eth0.network") || !strings.Contains(o.output, "DHCPv4 address 10.1.0.4/24") ||
+		regexp.MustCompile(`Deleted.* (inet 10\.1\.0\.4|168\.63\.129\.16|default)`).MatchString(monitor) {
+		t.Errorf("networkd:\n%s", o.output)
 	}
 }
 
