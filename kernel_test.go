@@ -26,7 +26,7 @@ func TestNUMA(t *testing.T) {
 func TestPick(t *testing.T) {
 	steps := plan(defaultConfig())
 	for names, want := range map[string]string{
-		"timeouts": "timeouts", "user": "user state media", "ssh,resolv": "ssh resolv user lease state media link",
+		"timeouts": "timeouts", "user": "user spec state media", "ssh,resolv": "ssh resolv user lease spec state media link",
 	} {
 		got, wanted := pick(steps, strings.Split(names, ",")), strings.Fields(want)
 		slices.Sort(got)
@@ -70,7 +70,7 @@ func TestOnly(t *testing.T) {
 	if o = b.run("", "/opt/azprov -only user"); o.code != exitOK || o.reports() != "" || !strings.Contains(b.file("etc/passwd"), "opsadmin") || b.file("etc/hostname") != "generalized\n" {
 		t.Errorf("-only user: exit %d\n%s", o.code, o.output)
 	}
-	if s, names := last(); names != "state media user " || s.Progress != "" {
+	if s, names := last(); names != "state media spec user " || s.Progress != "" {
 		t.Errorf("-only user: %s, %+v", names, s)
 	}
 	if len(o.events) > 2 {
