@@ -1,9 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
+	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,5 +101,44 @@ func TestPoolMarkerIsOfTheInstance(t *testing.T) {
 		if b := (&boot{machine: m, instance: in}); b.inPool() != want {
 			t.Errorf("%q: in the pool: %v", text, !want)
 		}
+	}
+}
+
+// Events that the kernel had to drop, and those of others, don't matter: what has
+// happened is in the kernel's list.
+func TestPoolWatchLosesEvents(t *testing.T) {
+	needRoot(t)
+	need(t, "ip")
+	runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	ip := func(lines string) {
+		cmd := exec.Command("ip", "-batch", "-")
+		cmd.Stdin = strings.NewReader(lines)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	ip("link add own type veth peer name host\nlink set own up\nlink set host up\n")
+	own, err := net.InterfaceByName("own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &poolWatch{m: newTestMachine(t), kind: poolRunning, done: make(chan struct{})}
+	if err := w.begin(own.Index); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetsockoptInt(w.events.conn.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
+		t.Fatal(err)
+	}
+	ip("link set host down\nlink set host up\n" + strings.Repeat("link set lo up\nlink set lo down\n", 200))
+	if _, err := w.events.conn.receive(0); !errors.Is(err, unix.ENOBUFS) {
+		t.Fatalf("no event was lost: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if w.watch(ctx); ctx.Err() != nil {
+		t.Error("the switch was not seen")
 	}
 }
