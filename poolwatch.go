@@ -19,6 +19,7 @@ type poolWatch struct {
 	mac    mac          // its address
 	before map[int]bool // all interfaces of the start
 	change int          // of that interface: how often its carrier had changed
+	up     bool         // it has been seen running: the kernel says so only a while after the carrier came
 	gone   bool         // it went away or lost its carrier
 	done   chan struct{}
 }
@@ -125,6 +126,7 @@ func (w *poolWatch) given(list []*link) bool {
 	}
 	// IFF_RUNNING is operstate up, or unknown with a carrier (RFC 2863).
 	running := own.Flags&unix.IFF_RUNNING != 0
-	w.gone = w.gone || !running
+	w.gone = w.gone || w.up && !running
+	w.up = w.up || running
 	return w.gone && running
 }

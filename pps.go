@@ -155,12 +155,16 @@ type reprovision struct {
 	client    *imdsClient
 	restarted bool // the VM was started anew: what it was told is not known for certain
 	asked     int
+	denied    int // how often the metadata service has said that the VM is in no pool
 }
 
 const (
 	reprovisionTarget = "/metadata/reprovisiondata?api-version=2019-06-01"
 	reprovisionPause  = time.Second
-	reprovisionLong   = 30 * time.Second // after answers that more of the same won't better
+	// reprovisionDenials is how many times, a pause apart, the metadata service
+	// must say that a VM is in no pool before it is believed.
+	reprovisionDenials = 5
+	reprovisionLong    = 30 * time.Second // after answers that more of the same won't better
 )
 
 // pollHere polls until the network is switched.
@@ -206,11 +210,8 @@ func (p *reprovision) poll(ctx context.Context, b *boot) (doc secret, ended bool
 				pause = reprovisionLong
 			}
 		}
-		if p.restarted && resp != nil {
-			if p.resume(ctx, b) {
-				return nil, true
-			}
-			p.restarted = false
+		if p.restarted && resp != nil && p.resume(ctx, b) {
+			return nil, true
 		}
 		if err == nil {
 			err = errors.New("no reprovision data yet")
@@ -221,13 +222,16 @@ func (p *reprovision) poll(ctx context.Context, b *boot) (doc secret, ended bool
 }
 
 // resume settles what a restart has left open when there is no document yet: a
-// VM may be in no pool any more, and Ready may not have been reported.
+// VM may be in no pool at all, and Ready may not have been reported. One that has
+// just left its pool is in none either, and its document may be late.
 func (p *reprovision) resume(ctx context.Context, b *boot) (ended bool) {
-	limited, cancel := context.WithTimeout(ctx, b.cfg.IMDSDeadline)
+	limited, cancel := context.WithTimeout(ctx, imdsReadLimit)
 	defer cancel()
-	if md, err := p.client.instance(limited, true); err == nil && md.PPSType == "None" {
-		return true
+	if md, err := p.client.instance(limited, true); err == nil && md.PPSType == "None" && !b.mediumOfPool() {
+		p.denied++
+		return p.denied >= reprovisionDenials
 	}
+	p.restarted = false
 	if b.instance.Progress != pooling {
 		return false
 	}
@@ -242,6 +246,28 @@ func (p *reprovision) resume(ctx context.Context, b *boot) (ended bool) {
 	}
 	if err != nil {
 		b.log.note("pool", err.Error())
+	}
+	return false
+}
+
+// mediumOfPool says whether there still is the medium of a pool: to provision from
+// it would only lead back here.
+func (b *boot) mediumOfPool() bool {
+	list := []string{b.cfg.Media}
+	if b.cfg.Media == "" {
+		list = b.drives()
+	}
+	for _, name := range list {
+		med, err := b.readMedium(name, b.cfg.Media != "")
+		if err != nil {
+			continue
+		}
+		s, err := parseOVF(med.OVF)
+		med.OVF.wipe()
+		if err == nil {
+			s.wipe()
+			return s.Preprovisioned != ""
+		}
 	}
 	return false
 }

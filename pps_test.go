@@ -58,6 +58,7 @@ func TestPoolWatchJudges(t *testing.T) {
 		"down only":                  {poolRunning, []string{"2+1", "2-2"}, -1},
 		"missed both":                {poolRunning, []string{"2+1", "2+3"}, 1},
 		"missed the up":              {poolRunning, []string{"2+1", "2-4", "2-4"}, -1},
+		"not running yet":            {poolRunning, []string{"2-1", "2+1", "2+1"}, -1},
 		"no counter":                 {poolRunning, []string{"2+0", "2-0", "2+0"}, 2},
 		"replaced by the same card":  {poolRunning, []string{"2+1", "5+1"}, 1},
 		"replaced, still down":       {poolRunning, []string{"2+1", "5-0", "5+1"}, 2},
