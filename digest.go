@@ -51,8 +51,8 @@ func (d *digest) hmac(key, text []byte) []byte {
 	return d.sum(outer, d.sum(inner, text))
 }
 
-// maxRounds is how many rounds all keys of one document may take together: one
-// or two seconds. Real documents ask for 2000 a key.
+// maxRounds is how many rounds all keys of one document may take together: a few
+// seconds at most. Real documents ask for 2000 a key.
 const maxRounds = 1_000_000
 
 var errRounds = errors.New("the keys take more than 1000000 rounds")
