@@ -34,15 +34,13 @@ func parseGoalState(doc []byte) (*goalState, error) {
 	if err := xmlFields(doc, "GoalState", fields); err != nil {
 		return nil, fmt.Errorf("goal state: %w", err)
 	}
-	for name, v := range map[string]string{"Incarnation": gs.Incarnation, "ContainerId": gs.ContainerID} {
-		if v == "" {
-			return nil, fmt.Errorf("goal state: %s is missing or empty", name)
-		}
-	}
-	for name, v := range map[string]string{"Incarnation": gs.Incarnation, "ContainerId": gs.ContainerID, "InstanceId": gs.InstanceID} {
-		if len(v) > maxGoalStateID {
-			return nil, fmt.Errorf("goal state: %s is longer than %d bytes", name, maxGoalStateID)
-		}
+	switch {
+	case gs.Incarnation == "":
+		return nil, errors.New("goal state: Incarnation is missing or empty")
+	case gs.ContainerID == "":
+		return nil, errors.New("goal state: ContainerId is missing or empty")
+	case max(len(gs.Incarnation), len(gs.ContainerID), len(gs.InstanceID)) > maxGoalStateID:
+		return nil, fmt.Errorf("goal state: an id is longer than %d bytes", maxGoalStateID)
 	}
 	if gs.InstanceID == "" {
 		return gs, errNoRole
