@@ -77,12 +77,15 @@ func parseIMDS(doc []byte) (*metadata, error) {
 	return md, nil
 }
 
-// imdsKey is a key as one line. Windows tools leave line ends inside; a
-// certificate keeps its lines.
+// imdsKey is a key as one line. Windows tools leave line ends inside; of a
+// certificate it is the key that was certified.
 func imdsKey(text string) string {
-	if text = strings.TrimSpace(text); strings.HasPrefix(text, "-----BEGIN ") {
-		return text
+	if der := pemContent([]byte(text), "CERTIFICATE"); der != nil {
+		if c, err := parseCertificate(der); err == nil && c.Public != nil {
+			return publicLine(c.Public, "")
+		}
 	}
+	text = strings.TrimSpace(text)
 	return strings.ReplaceAll(strings.ReplaceAll(text, "\r", ""), "\n", "")
 }
 

@@ -49,6 +49,28 @@ func TestParseIMDS(t *testing.T) {
 	}
 }
 
+// A key may stand there as a certificate.
+func TestIMDSKeyOfCertificate(t *testing.T) {
+	need(t, "openssl", "ssh-keygen")
+	dir := t.TempDir()
+	command(t, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=key", "-keyout", dir+"/key", "-out", dir+"/crt")
+	if err := os.Chmod(dir+"/key", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	crt, err := os.ReadFile(dir + "/crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	md, err := parseIMDS([]byte(encodeJSON(object{{"compute", object{{"publicKeys", []any{object{{"keyData", strings.ReplaceAll(string(crt), "\n", "\r\n")}}}}}}})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Fields(command(t, "ssh-keygen", "-y", "-f", dir+"/key"))
+	if len(md.Spec.Keys) != 1 || strings.Join(strings.Fields(md.Spec.Keys[0].Value), " ") != want[0]+" "+want[1] {
+		t.Errorf("%+v, ssh-keygen says %s", md.Spec.Keys, want)
+	}
+}
+
 func TestParseIMDSTakesOtherForms(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{"compute":{"osProfile":{"disablePasswordAuthentication":true}},"extended":{"compute":{"hasCustomData":true,"ppsType":"None"}}}`: "true true ",
