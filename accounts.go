@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -50,7 +49,7 @@ func (f *accountFile) parse(data []byte) error {
 		f.lines = strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
 	}
 	if len(f.lines) > maxAccountLines {
-		return failure("read", f.path, fmt.Errorf("more than %d lines", maxAccountLines))
+		return failure("read", f.path, errorf("more than %d lines", maxAccountLines))
 	}
 	return nil
 }
@@ -142,7 +141,7 @@ func newID(used map[int]bool, low, high int) (int, error) {
 			return id, nil
 		}
 	}
-	return 0, fmt.Errorf("no free id from %d to %d", low, high)
+	return 0, errorf("no free id from %d to %d", low, high)
 }
 
 // newSubRange picks the first free range of subordinate ids.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -225,7 +224,7 @@ func (b *boot) stepGoalState(ctx context.Context) (string, error) {
 		return "", err
 	}
 	b.goal = gs
-	return fmt.Sprintf("incarnation %s, container %s", oneLine(gs.Incarnation, 20), oneLine(gs.ContainerID, 40)), nil
+	return sprintf("incarnation %s, container %s", oneLine(gs.Incarnation, 20), oneLine(gs.ContainerID, 40)), nil
 }
 
 // stepReady makes the applied state durable and tells Azure, or tells it what

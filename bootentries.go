@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 )
 
@@ -97,7 +96,7 @@ func (f *bootFile) editAppend(i int, want []string) {
 	line := f.lines[i]
 	_, first, at := linuxLine(line)
 	if first == "-" {
-		f.note(f.path, fmt.Sprintf("line %d turns all words off: left alone", i+1))
+		f.note(f.path, sprintf("line %d turns all words off: left alone", i+1))
 		return
 	}
 	at -= len(first)
@@ -172,7 +171,7 @@ func editShellVariables(files []*bootFile, names []string, w *bootWants) {
 			case n < 0:
 				continue
 			case a == nil:
-				f.note(f.path, fmt.Sprintf("line %d sets %s in a way that is not known: left alone", i+1, names[n]))
+				f.note(f.path, sprintf("line %d sets %s in a way that is not known: left alone", i+1, names[n]))
 				obscure = obscure || n == 0
 				continue
 			case a.appends:

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 )
 
@@ -196,7 +195,7 @@ func (f *bootFile) editGRUB(w *bootWants) {
 			continue
 		}
 		if inner || strings.HasSuffix(line, "\\") {
-			f.note(f.path, fmt.Sprintf("line %d is not one command: left alone", i+1))
+			f.note(f.path, sprintf("line %d is not one command: left alone", i+1))
 			continue
 		}
 		args, rest := grubArgs(line[at:])

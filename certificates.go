@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 )
 
@@ -89,7 +88,7 @@ func (w *wireServer) certificates(ctx context.Context, gs *goalState, t *transpo
 					return nil
 				}
 			}
-			opening = fmt.Errorf("%w (asked for %s)", opening, cipher)
+			opening = errorf("%w (asked for %s)", opening, cipher)
 		}
 		if opening != nil && (err == nil || !transient(err)) {
 			return nil

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"path"
 	"slices"
@@ -89,9 +88,9 @@ func (c *checkup) print(stdout io.Writer, json bool) int {
 			list = append(list, o)
 			continue
 		}
-		fmt.Fprintf(stdout, "%-8s %-28s %s\n", f.result, f.check, f.found)
+		fprintf(stdout, "%-8s %-28s %s\n", string(f.result), f.check, f.found)
 		if f.result != fine && f.cost != "" {
-			fmt.Fprintf(stdout, "%38s%s\n", "", f.cost)
+			fprintf(stdout, "%38s%s\n", "", f.cost)
 		}
 	}
 	if json {
@@ -278,7 +277,7 @@ func (c *checkup) checkLeftovers() {
 		}
 		found := ch.path
 		if more > 0 {
-			found += fmt.Sprintf(" and %d more", more)
+			found += sprintf(" and %d more", more)
 		}
 		check, result := "image", doubt
 		if strings.HasPrefix(ch.why, "kernel command line") {

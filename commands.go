@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -109,7 +108,7 @@ func usage(w io.Writer) {
 		if o.value != "" {
 			value = " (" + o.value + ")"
 		}
-		fmt.Fprintf(w, "         %-20s %s%s\n", o.name, o.help, value)
+		fprintf(w, "         %-20s %s%s\n", o.name, o.help, value)
 	}
 	io.WriteString(w, "exit codes: 0 provisioned or nothing to do, 1 provisioning failed, 2 usage or configuration,\n"+
 		"            3 not an Azure VM, 4 applied but Azure has not acknowledged Ready\n")
@@ -150,7 +149,7 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 		usage(stdout)
 		return exitOK
 	case command == "version" && len(operands) == 0:
-		fmt.Fprintln(stdout, "azprov", version)
+		io.WriteString(stdout, "azprov "+version+"\n")
 		return exitOK
 	case command == "plan" && len(operands) == 0:
 		return a.withMachine(stderr, func(m *machine) int { return printPlan(stdout, m.cfg, a.json) })
@@ -169,11 +168,11 @@ func run(args []string, stdout, stderr io.Writer, began time.Time) int {
 	case command == "report" && (len(operands) == 1 || len(operands) == 2):
 		return a.withMachine(stderr, func(m *machine) int { return reportOnly(m, operands, began, stderr) })
 	}
-	return complain(stderr, fmt.Errorf("unknown command or wrong number of words: %s", oneLine(strings.Join(a.words, " "), 80)))
+	return complain(stderr, errorf("unknown command or wrong number of words: %s", oneLine(strings.Join(a.words, " "), 80)))
 }
 
 func complain(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "azprov: %s\nazprov: try azprov help\n", oneLine(err.Error(), 900))
+	fprintf(stderr, "azprov: %s\nazprov: try azprov help\n", oneLine(err.Error(), 900))
 	return exitUsage
 }
 
@@ -385,7 +384,7 @@ func (b *boot) recordReady() {
 func (a *arguments) show(stdout, stderr io.Writer, kind, file string) int {
 	o, err := a.showFile(kind, file)
 	if err != nil {
-		fmt.Fprintf(stderr, "azprov: %s\n", oneLine(err.Error(), 900))
+		fprintf(stderr, "azprov: %s\n", oneLine(err.Error(), 900))
 		var bad *configError
 		if errors.As(err, &bad) {
 			return exitUsage

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -204,7 +203,7 @@ func (c *config) readFile(name string, r io.Reader) error {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		where := fmt.Sprintf("%s:%d", name, i+1)
+		where := sprintf("%s:%d", name, i+1)
 		key, value, ok := strings.Cut(line, "=")
 		if !ok {
 			return &configError{where, line, errors.New("no = in the line")}
@@ -311,7 +310,7 @@ func setList(p *[]string) func(string) error {
 func setWords(p *[]string) func(string) error {
 	return func(s string) error {
 		if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune("\"'`$\\;#&|{}()<>", r) }) {
-			return fmt.Errorf("%q holds what a shell or boot loader would not leave as it is", s)
+			return errorf("%q holds what a shell or boot loader would not leave as it is", s)
 		}
 		*p = strings.Fields(s)
 		return nil
@@ -321,7 +320,7 @@ func setWords(p *[]string) func(string) error {
 func setOneOf(p *string, values ...string) func(string) error {
 	return func(s string) error {
 		if !slices.Contains(values, s) {
-			return fmt.Errorf("%q is none of %s", s, strings.Join(values, ", "))
+			return errorf("%q is none of %s", s, strings.Join(values, ", "))
 		}
 		*p = s
 		return nil
@@ -336,7 +335,7 @@ func parseBool(s string) (bool, error) {
 	case "false", "0", "off", "no":
 		return false, nil
 	}
-	return false, fmt.Errorf("%q is neither yes nor no", s)
+	return false, errorf("%q is neither yes nor no", s)
 }
 
 func setBool(p *bool) func(string) error {
@@ -353,7 +352,7 @@ func setInt(p *int, low, high int) func(string) error {
 	return func(s string) error {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < low || n > high {
-			return fmt.Errorf("%q is no number from %d to %d", s, low, high)
+			return errorf("%q is no number from %d to %d", s, low, high)
 		}
 		*p = n
 		return nil
@@ -364,7 +363,7 @@ func setDuration(p *time.Duration) func(string) error {
 	return func(s string) error {
 		d, err := time.ParseDuration(s)
 		if err != nil || d < 0 || d > 365*24*time.Hour {
-			return fmt.Errorf("%q is no duration such as 500ms, 30s or 20m", s)
+			return errorf("%q is no duration such as 500ms, 30s or 20m", s)
 		}
 		*p = d
 		return nil
@@ -375,7 +374,7 @@ func setDuration(p *time.Duration) func(string) error {
 func setDisk(p *string) func(string) error {
 	return func(s string) error {
 		if s != "auto" && s != "none" && (!strings.HasPrefix(s, "/dev/") || path.Clean(s) != s) {
-			return fmt.Errorf("%q is neither auto, none nor a path below /dev", s)
+			return errorf("%q is neither auto, none nor a path below /dev", s)
 		}
 		*p = s
 		return nil
@@ -385,7 +384,7 @@ func setDisk(p *string) func(string) error {
 func setMountPoint(p *string) func(string) error {
 	return func(s string) error {
 		if len(s) < 2 || s[0] != '/' || path.Clean(s) != s || strings.ContainsAny(s, " \t\n\\") {
-			return fmt.Errorf("%q is no directory to mount on", s)
+			return errorf("%q is no directory to mount on", s)
 		}
 		*p = s
 		return nil
@@ -402,7 +401,7 @@ func setSize(p *int64) func(string) error {
 		}
 		n, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil || n < 0 || n > 1<<50>>shift || len(s) > len(digits)+1 {
-			return fmt.Errorf("%q is no size such as 512M or 2G", s)
+			return errorf("%q is no size such as 512M or 2G", s)
 		}
 		*p = n << shift
 		return nil

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -58,12 +58,12 @@ func (c *console) line(level, name, text string, took time.Duration) {
 		}
 		s = encodeJSON(o) + "\n"
 	} else {
-		s = fmt.Sprintf("azprov: %-10s %s", name, text)
+		s = sprintf("azprov: %-10s %s", name, text)
 		if level != "info" {
-			s = fmt.Sprintf("azprov: %-10s %s: %s", name, level, text)
+			s = sprintf("azprov: %-10s %s: %s", name, level, text)
 		}
 		if took >= 0 {
-			s = fmt.Sprintf("%-76s %6.1f ms", s, milliseconds(took))
+			s = sprintf("%-76s %6s ms", s, decimal((took+50*time.Microsecond)/(100*time.Microsecond), 1))
 		}
 		s += "\n"
 	}
@@ -79,8 +79,20 @@ func (c *console) line(level, name, text string, took time.Duration) {
 	}
 }
 
-func milliseconds(d time.Duration) float64 {
-	return float64(d.Microseconds()) / 1000
+// milliseconds is a duration as JSON has it, to the microsecond.
+func milliseconds(d time.Duration) jsonNumber {
+	text := decimal(d/time.Microsecond, 3)
+	return jsonNumber(strings.TrimSuffix(strings.TrimRight(text, "0"), "."))
+}
+
+// decimal writes n, which counts units of 10 to the power of minus places.
+func decimal(n time.Duration, places int) string {
+	sign := ""
+	if n < 0 {
+		sign, n = "-", -n
+	}
+	text := sprintf("%0"+strconv.Itoa(places+1)+"d", int64(n))
+	return sign + text[:len(text)-places] + "." + text[len(text)-places:]
 }
 
 // oneLine makes any text safe for one line of a terminal or log: control

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -52,7 +51,7 @@ func (m *machine) storeCustomData(data secret, dir string) (string, error) {
 	if err := errors.Join(e.put(dir+"/custom-data", data, rootFile(0o600)), e.put(waagentDir+"/CustomData", text, rootFile(0o600))); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d bytes, %s", len(data), customDataKind(data)), e.commitLater()
+	return sprintf("%d bytes, %s", len(data), customDataKind(data)), e.commitLater()
 }
 
 // scriptLog is where the output of custom data goes.
@@ -103,9 +102,9 @@ func (m *machine) runCustomData(ctx context.Context, stored string) (string, err
 			return
 		}
 		if ws := state.Sys().(syscall.WaitStatus); ws.Signaled() {
-			ended <- fmt.Sprintf("signal %d", ws.Signal())
+			ended <- sprintf("signal %d", ws.Signal())
 		} else {
-			ended <- fmt.Sprintf("exit %d", ws.ExitStatus())
+			ended <- sprintf("exit %d", ws.ExitStatus())
 		}
 	}()
 	select {

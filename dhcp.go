@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"strings"
 	"time"
 	"unsafe"
@@ -73,10 +71,10 @@ var (
 // dhcpClient is the state of an exchange on one interface.
 type dhcpClient struct {
 	link     *link
-	hostName string     // the first label, for option 12
-	fqdn     string     // the whole name if it has a domain, for option 81
-	fd, udp  int        // -1: not open
-	renewal  netip.Addr // the server that a renewal is sent to alone; none: to all
+	hostName string // the first label, for option 12
+	fqdn     string // the whole name if it has a domain, for option 81
+	fd, udp  int    // -1: not open
+	renewal  ipAddr // the server that a renewal is sent to alone; none: to all
 	began    time.Time
 	xid      uint32
 	nakText  string
@@ -136,7 +134,7 @@ func (d *dhcpClient) close() {
 }
 
 func (d *dhcpClient) failure(err error) error {
-	seen := fmt.Sprintf("%s, %s %s: %d packets sent, %d offers, %d ignored", d.link.Name, d.link.Driver, d.link.MAC, d.sent, d.offers, d.ignored)
+	seen := sprintf("%s, %s %s: %d packets sent, %d offers, %d ignored", d.link.Name, d.link.Driver, d.link.MAC, d.sent, d.offers, d.ignored)
 	if d.lastIgnored != "" {
 		seen += ", the last for: " + d.lastIgnored
 	}
@@ -151,7 +149,7 @@ func (d *dhcpClient) exchange(ctx context.Context) (*lease, error) {
 	d.xid = rand.Uint32()
 	var offer *dhcpMessage
 	for offer == nil {
-		msg, err := d.ask(ctx, d.message(dhcpDiscover), netip.IPv4Unspecified(), 1<<30)
+		msg, err := d.ask(ctx, d.message(dhcpDiscover), addrFrom4([4]byte{}), 1<<30)
 		if err != nil {
 			return nil, err
 		}
@@ -162,7 +160,7 @@ func (d *dhcpClient) exchange(ctx context.Context) (*lease, error) {
 	your := offer.Your.As4()
 	req.Options[optRequestedIP] = your[:]
 	req.Options[optServerID] = offer.Options[optServerID]
-	ack, err := d.ask(ctx, req, netip.IPv4Unspecified(), dhcpRequests)
+	ack, err := d.ask(ctx, req, addrFrom4([4]byte{}), dhcpRequests)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +187,7 @@ func (d *dhcpClient) message(kind byte) *dhcpMessage {
 // ask sends a message, again and again, until a sound answer to it comes: an
 // OFFER to a DISCOVER, an ACK or NAK to a REQUEST. After so many tries without
 // one it ends with errNoAck.
-func (d *dhcpClient) ask(ctx context.Context, msg *dhcpMessage, src netip.Addr, tries int) (*dhcpMessage, error) {
+func (d *dhcpClient) ask(ctx context.Context, msg *dhcpMessage, src ipAddr, tries int) (*dhcpMessage, error) {
 	wait := dhcpFirstWait
 	for try := 1; try <= tries; try++ {
 		msg.Secs = uint16(min(time.Since(d.began)/time.Second, 0xffff))
@@ -197,7 +195,7 @@ func (d *dhcpClient) ask(ctx context.Context, msg *dhcpMessage, src netip.Addr, 
 			msg.Flags = 0x8000
 		}
 		if err := d.transmit(msg.encode(), src); err != nil {
-			return nil, fmt.Errorf("send: %w", err)
+			return nil, errorf("send: %w", err)
 		}
 		d.sent++
 		jitter := wait/10 - rand.N(wait/5)
@@ -224,7 +222,7 @@ func (d *dhcpClient) ask(ctx context.Context, msg *dhcpMessage, src netip.Addr, 
 
 // transmit sends a message to the server of a renewal alone, else to all. A link
 // that is still coming up drops the packet: it is sent again.
-func (d *dhcpClient) transmit(payload []byte, src netip.Addr) error {
+func (d *dhcpClient) transmit(payload []byte, src ipAddr) error {
 	if d.renewal.Is4() {
 		if d.udp < 0 {
 			d.udp = openRenewal(d.link.Name, src)
@@ -233,7 +231,7 @@ func (d *dhcpClient) transmit(payload []byte, src netip.Addr) error {
 			return nil
 		}
 	}
-	packet := udpPacket(src, netip.AddrFrom4([4]byte{255, 255, 255, 255}), payload)
+	packet := udpPacket(src, addrFrom4([4]byte{255, 255, 255, 255}), payload)
 	to := &unix.SockaddrLinklayer{Protocol: etherTypeIP, Ifindex: d.link.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
 	err := unix.Sendto(d.fd, packet, 0, to)
 	if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) {
@@ -244,7 +242,7 @@ func (d *dhcpClient) transmit(payload []byte, src netip.Addr) error {
 
 // openRenewal opens the socket of a renewal, which the kernel's routes lead to the
 // server; -1 when it can't. Answers are read from the packet socket.
-func openRenewal(device string, src netip.Addr) int {
+func openRenewal(device string, src ipAddr) int {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1
@@ -285,7 +283,7 @@ func (d *dhcpClient) unsound(msg, a *dhcpMessage) string {
 	return ""
 }
 
-func usableAddress(a netip.Addr) bool {
+func usableAddress(a ipAddr) bool {
 	return a.Is4() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a.As4()[0] < 240
 }
 
@@ -312,7 +310,7 @@ func (d *dhcpClient) receive(ctx context.Context, end time.Time) (*dhcpMessage, 
 				return nil, err
 			}
 		case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENETDOWN):
-			return nil, fmt.Errorf("receive: %w", err)
+			return nil, errorf("receive: %w", err)
 		}
 	}
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -80,10 +78,10 @@ func status6(options map[uint16][]byte) uint16 {
 
 // address returns the address that the message gives, with the IA_NA option as it
 // stands, or why it gives none.
-func (m *dhcp6Message) address() (a netip.Addr, ia []byte, err error) {
+func (m *dhcp6Message) address() (a ipAddr, ia []byte, err error) {
 	ia = m.Options[opt6IANA]
 	if code := status6(m.Options); code != 0 {
-		return a, nil, fmt.Errorf("dhcpv6: the server says status %d", code)
+		return a, nil, errorf("dhcpv6: the server says status %d", code)
 	}
 	if len(ia) < 12 {
 		return a, nil, errors.New("dhcpv6: no address")
@@ -95,9 +93,9 @@ func (m *dhcp6Message) address() (a netip.Addr, ia []byte, err error) {
 	}
 	v := inner[opt6IAAddr]
 	if code := status6(inner); code != 0 || len(v) < 24 {
-		return a, nil, fmt.Errorf("dhcpv6: no address, status %d", code)
+		return a, nil, errorf("dhcpv6: no address, status %d", code)
 	}
-	a = netip.AddrFrom16([16]byte(v[:16]))
+	a = addrFrom16([16]byte(v[:16]))
 	if !a.IsGlobalUnicast() || a.Is4In6() || binary.BigEndian.Uint32(v[20:]) == 0 {
 		return a, nil, errors.New("dhcpv6: no usable address")
 	}
@@ -123,7 +121,7 @@ func (d *dhcp6) message(kind byte, xid [3]byte, more []byte) []byte {
 }
 
 // ask sends a message until an answer of a kind comes that gives an address.
-func (d *dhcp6) ask(ctx context.Context, kind, answer byte, more []byte) (*dhcp6Message, netip.Addr, error) {
+func (d *dhcp6) ask(ctx context.Context, kind, answer byte, more []byte) (*dhcp6Message, ipAddr, error) {
 	all := &unix.SockaddrInet6{Port: 547, ZoneId: uint32(d.link.Index), Addr: [16]byte{0: 0xff, 1: 0x02, 13: 1, 15: 2}} // ff02::1:2
 	r := rand.Uint32()
 	xid := [3]byte{byte(r), byte(r >> 8), byte(r >> 16)}
@@ -139,7 +137,7 @@ func (d *dhcp6) ask(ctx context.Context, kind, answer byte, more []byte) (*dhcp6
 				break
 			}
 			if err != nil {
-				return nil, netip.Addr{}, errors.Join(err, d.last)
+				return nil, ipAddr{}, errors.Join(err, d.last)
 			}
 			n, _, err := unix.Recvfrom(d.fd, buf, unix.MSG_DONTWAIT)
 			if err != nil {
@@ -159,10 +157,10 @@ func (d *dhcp6) ask(ctx context.Context, kind, answer byte, more []byte) (*dhcp6
 }
 
 // acquire6 gets an IPv6 address by SOLICIT, ADVERTISE, REQUEST and REPLY.
-func acquire6(ctx context.Context, l *link) (netip.Addr, error) {
+func acquire6(ctx context.Context, l *link) (ipAddr, error) {
 	fd, err := openDHCP6(ctx, l)
 	if err != nil {
-		return netip.Addr{}, err
+		return ipAddr{}, err
 	}
 	defer unix.Close(fd)
 	d := &dhcp6{link: l, fd: fd, duid: append([]byte{0, 3, 0, 1}, l.MAC[:]...), began: time.Now()}
@@ -171,12 +169,12 @@ func acquire6(ctx context.Context, l *link) (netip.Addr, error) {
 	if err == nil {
 		_, ia, _ = offer.address()
 		more := appendOption6(appendOption6(nil, opt6ServerID, offer.Options[opt6ServerID]), opt6IANA, ia)
-		var a netip.Addr
+		var a ipAddr
 		if _, a, err = d.ask(ctx, dhcp6Request, dhcp6Reply, more); err == nil {
 			return a, nil
 		}
 	}
-	return netip.Addr{}, failure("get an IPv6 address on", l.Name, err)
+	return ipAddr{}, failure("get an IPv6 address on", l.Name, err)
 }
 
 // openDHCP6 opens port 546 of the interface's link-local address. While the kernel
@@ -268,7 +266,7 @@ func (b *boot) stepIPv6(ctx context.Context) (string, error) {
 		}
 		a, err := acquire6(ctx, le.Link)
 		if err == nil {
-			if err = b.addMore(r, le, netip.PrefixFrom(a, 128)); err == nil {
+			if err = b.addMore(r, le, prefixFrom(a, 128)); err == nil {
 				texts = append(texts, a.String()+" via "+le.Link.Name)
 			}
 		}

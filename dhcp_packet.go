@@ -3,8 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -13,7 +11,7 @@ import (
 type mac [6]byte
 
 func (m mac) String() string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+	return sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
 
 // DHCP message types (RFC 2132, 9.6).
@@ -51,7 +49,7 @@ type dhcpMessage struct {
 	Op                              byte
 	XID                             uint32
 	Secs, Flags                     uint16
-	Client, Your, NextServer, Relay netip.Addr
+	Client, Your, NextServer, Relay ipAddr
 	MAC                             mac
 	Options                         map[byte][]byte
 }
@@ -76,7 +74,7 @@ func (d *dhcpMessage) encode() []byte {
 	binary.BigEndian.PutUint32(b[4:], d.XID)
 	binary.BigEndian.PutUint16(b[8:], d.Secs)
 	binary.BigEndian.PutUint16(b[10:], d.Flags)
-	for i, a := range []netip.Addr{d.Client, d.Your, d.NextServer, d.Relay} {
+	for i, a := range []ipAddr{d.Client, d.Your, d.NextServer, d.Relay} {
 		if a.Is4() {
 			four := a.As4()
 			copy(b[12+4*i:], four[:])
@@ -110,7 +108,7 @@ func decodeDHCP(b []byte) (*dhcpMessage, error) {
 	if b[1] != 1 || b[2] != 6 {
 		return nil, errors.New("dhcp: not for Ethernet")
 	}
-	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte(b[i : i+4])) }
+	addr := func(i int) ipAddr { return addrFrom4([4]byte(b[i : i+4])) }
 	d := &dhcpMessage{Op: b[0], XID: binary.BigEndian.Uint32(b[4:]), Secs: binary.BigEndian.Uint16(b[8:]), Flags: binary.BigEndian.Uint16(b[10:]),
 		Client: addr(12), Your: addr(16), NextServer: addr(20), Relay: addr(24), MAC: mac(b[28:34]), Options: map[byte][]byte{}}
 	if err := d.readOptions(b[bootpSize:]); err != nil {
@@ -138,12 +136,12 @@ func (d *dhcpMessage) readOptions(b []byte) error {
 			continue
 		}
 		if len(b) < 2 || len(b) < 2+int(b[1]) {
-			return fmt.Errorf("dhcp: option %d is longer than the packet", b[0])
+			return errorf("dhcp: option %d is longer than the packet", b[0])
 		}
 		n := 2 + int(b[1])
 		value := append(d.Options[b[0]], b[2:n]...)
 		if len(value) > maxDHCPOption {
-			return fmt.Errorf("dhcp: option %d is longer than %d bytes", b[0], maxDHCPOption)
+			return errorf("dhcp: option %d is longer than %d bytes", b[0], maxDHCPOption)
 		}
 		d.Options[b[0]] = value
 		b = b[n:]
@@ -160,19 +158,19 @@ func (d *dhcpMessage) kind() byte {
 }
 
 // addrs returns an option's addresses; bytes after the last whole one are ignored.
-func (d *dhcpMessage) addrs(code byte) []netip.Addr {
-	var list []netip.Addr
+func (d *dhcpMessage) addrs(code byte) []ipAddr {
+	var list []ipAddr
 	for v := d.Options[code]; len(v) >= 4; v = v[4:] {
-		list = append(list, netip.AddrFrom4([4]byte(v[:4])))
+		list = append(list, addrFrom4([4]byte(v[:4])))
 	}
 	return list
 }
 
-func (d *dhcpMessage) addr(code byte) netip.Addr {
+func (d *dhcpMessage) addr(code byte) ipAddr {
 	if list := d.addrs(code); len(list) > 0 {
 		return list[0]
 	}
-	return netip.Addr{}
+	return ipAddr{}
 }
 
 // duration returns an option of seconds; infinite and absent are 0.
@@ -323,8 +321,8 @@ func dnsName(b []byte, pos int) (string, int) {
 // route is a destination and how to get there; an invalid gateway means that
 // it is on the link.
 type route struct {
-	Dst     netip.Prefix
-	Gateway netip.Addr
+	Dst     ipPrefix
+	Gateway ipAddr
 }
 
 func (r route) String() string {
@@ -347,9 +345,9 @@ func classless(b []byte) (list []route, sound bool) {
 		var dst, gw [4]byte
 		copy(dst[:], b[1:1+n])
 		copy(gw[:], b[1+n:])
-		r := route{Dst: netip.PrefixFrom(netip.AddrFrom4(dst), bits).Masked()}
+		r := route{Dst: prefixFrom(addrFrom4(dst), bits).Masked()}
 		if gw != [4]byte{} {
-			r.Gateway = netip.AddrFrom4(gw)
+			r.Gateway = addrFrom4(gw)
 		}
 		list = append(list, r)
 		b = b[1+n+4:]
@@ -357,7 +355,7 @@ func classless(b []byte) (list []route, sound bool) {
 	return list, len(b) == 0
 }
 
-var defaultRoute = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+var defaultRoute = prefixFrom(addrFrom4([4]byte{}), 0)
 
 // routes returns what the message asks for: option 121 alone (RFC 3442), else
 // option 249, with the router as default route if it has none, else options 33
@@ -373,7 +371,7 @@ func (d *dhcpMessage) routes() []route {
 		pairs := d.addrs(optStaticRoute)
 		for i := 0; i+1 < len(pairs) && i < 512; i += 2 {
 			if !pairs[i].IsUnspecified() {
-				list = append(list, route{netip.PrefixFrom(pairs[i], 32), pairs[i+1]})
+				list = append(list, route{prefixFrom(pairs[i], 32), pairs[i+1]})
 			}
 		}
 	}
@@ -455,7 +453,7 @@ func onesSum(sum uint32, b []byte) uint16 {
 }
 
 // udpPacket puts IPv4 and UDP headers before a payload, from port 68 to 67.
-func udpPacket(src, dst netip.Addr, payload []byte) []byte {
+func udpPacket(src, dst ipAddr, payload []byte) []byte {
 	b := make([]byte, 28, 28+len(payload))
 	b[0], b[8], b[9] = 0x45, 64, 17
 	binary.BigEndian.PutUint16(b[2:], uint16(28+len(payload)))
@@ -490,14 +488,14 @@ func (d *dhcpMessage) json() object {
 		kind = kinds[k]
 	}
 	le := d.lease(&link{MAC: d.MAC}, d.text(optHostName))
-	return append(object{{"type", kind}, {"xid", fmt.Sprintf("%08x", d.XID)}, {"options", codes}}, le.json()...)
+	return append(object{{"type", kind}, {"xid", sprintf("%08x", d.XID)}, {"options", codes}}, le.json()...)
 }
 
 // lease is what an answer gives to an interface that has sent a host name.
 func (d *dhcpMessage) lease(l *link, hostName string) *lease {
 	bits, _ := d.prefixLength()
 	life, t1, t2 := d.leaseTimes()
-	return &lease{Link: l, Prefix: netip.PrefixFrom(d.Your, bits), Broadcast: d.addr(optBroadcast), Server: d.addr(optServerID),
+	return &lease{Link: l, Prefix: prefixFrom(d.Your, bits), Broadcast: d.addr(optBroadcast), Server: d.addr(optServerID),
 		DNS: d.addrs(optDNS), Domain: d.text(optDomain), Search: d.search(), MTU: d.mtu(), Routes: d.routes(), Router: d.addr(optRouter),
 		WireServer: d.addr(optWireServer), HostName: hostName, Since: time.Now(), Lifetime: life, T1: t1, T2: t2}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -45,7 +44,7 @@ func TestDecodeAzureACK(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	// The same inside of a packet and a frame.
-	packet := udpPacket(netip.MustParseAddr("168.63.129.16"), netip.MustParseAddr("10.1.0.4"), azureACK())
+	packet := udpPacket(must(parseAddr("168.63.129.16")), must(parseAddr("10.1.0.4")), azureACK())
 	frame := append([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 8, 0}, packet...)
 	for name, b := range map[string][]byte{"packet": packet, "frame": frame} {
 		if d, err := parseDHCP(b); err != nil || d.Your.String() != "10.1.0.4" {
@@ -116,12 +115,12 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}
-	le := &lease{Prefix: netip.MustParsePrefix("10.0.0.4/24"), Routes: msg(map[byte][]byte{121: classless121}).routes(), Router: netip.MustParseAddr("10.0.0.1")}
+	le := &lease{Prefix: must(parsePrefix("10.0.0.4/24")), Routes: msg(map[byte][]byte{121: classless121}).routes(), Router: must(parseAddr("10.0.0.1"))}
 	want := "[1.2.3.4/32 on link 172.0.0.0/8 via 10.0.0.2 168.63.129.16/32 via 10.0.0.1 169.254.169.254/32 via 10.0.0.1]"
 	if got := fmt.Sprint(le.allRoutes()); got != want {
 		t.Errorf("all routes %s, want %s", got, want)
 	}
-	if a := lastAddress(netip.MustParsePrefix("10.1.2.3/20")); a.String() != "10.1.15.255" {
+	if a := lastAddress(must(parsePrefix("10.1.2.3/20"))); a.String() != "10.1.15.255" {
 		t.Errorf("broadcast %s", a)
 	}
 }
@@ -152,7 +151,7 @@ func TestRequestPacket(t *testing.T) {
 func TestUnsoundAnswers(t *testing.T) {
 	d := &dhcpClient{link: &link{MAC: mac{1, 2, 3, 4, 5, 6}}, xid: 9}
 	good := func() *dhcpMessage {
-		return &dhcpMessage{Op: 2, XID: 9, MAC: d.link.MAC, Your: netip.MustParseAddr("10.0.0.4"), Options: map[byte][]byte{optType: {dhcpAck}, optMask: {255, 255, 255, 0}, optServerID: {1, 2, 3, 4}}}
+		return &dhcpMessage{Op: 2, XID: 9, MAC: d.link.MAC, Your: must(parseAddr("10.0.0.4")), Options: map[byte][]byte{optType: {dhcpAck}, optMask: {255, 255, 255, 0}, optServerID: {1, 2, 3, 4}}}
 	}
 	request := d.message(dhcpRequest)
 	if why := d.unsound(request, good()); why != "" {
@@ -160,8 +159,8 @@ func TestUnsoundAnswers(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*dhcpMessage){
 		"op": func(m *dhcpMessage) { m.Op = 1 }, "xid": func(m *dhcpMessage) { m.XID++ }, "mac": func(m *dhcpMessage) { m.MAC[0]++ },
-		"type": func(m *dhcpMessage) { m.Options[optType] = []byte{dhcpOffer} }, "address": func(m *dhcpMessage) { m.Your = netip.IPv4Unspecified() },
-		"multicast": func(m *dhcpMessage) { m.Your = netip.MustParseAddr("224.0.0.1") }, "mask": func(m *dhcpMessage) { m.Options[optMask] = []byte{255, 0, 255, 0} },
+		"type": func(m *dhcpMessage) { m.Options[optType] = []byte{dhcpOffer} }, "address": func(m *dhcpMessage) { m.Your = addrFrom4([4]byte{}) },
+		"multicast": func(m *dhcpMessage) { m.Your = must(parseAddr("224.0.0.1")) }, "mask": func(m *dhcpMessage) { m.Options[optMask] = []byte{255, 0, 255, 0} },
 	} {
 		m := good()
 		spoil(m)
@@ -180,7 +179,7 @@ func TestLeaseTimes(t *testing.T) {
 
 func FuzzDHCP(f *testing.F) {
 	f.Add(azureACK())
-	f.Add(udpPacket(netip.MustParseAddr("1.2.3.4"), netip.MustParseAddr("5.6.7.8"), azureACK()))
+	f.Add(udpPacket(must(parseAddr("1.2.3.4")), must(parseAddr("5.6.7.8")), azureACK()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		udpPayload(b, 68, false)
 		d, err := parseDHCP(b)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 )
 
@@ -63,7 +62,7 @@ func unifiedDiff(path string, old, new []byte) string {
 			}
 			out.WriteString("--- " + names[0] + "\n+++ " + names[1] + "\n")
 		}
-		fmt.Fprintf(&out, "@@ -%s +%s @@\n", hunkRange(ox, x-ox), hunkRange(oy, y-oy))
+		fprintf(&out, "@@ -%s +%s @@\n", hunkRange(ox, x-ox), hunkRange(oy, y-oy))
 		out.WriteString(body.String())
 		i = end
 	}
@@ -75,7 +74,7 @@ func hunkRange(start, n int) string {
 	if n > 0 {
 		start++
 	}
-	return fmt.Sprintf("%d,%d", start, n)
+	return sprintf("%d,%d", start, n)
 }
 
 func diffLines(text []byte) []string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"unicode/utf16"
@@ -33,7 +32,7 @@ type sectorError struct {
 }
 
 func (e *sectorError) Error() string {
-	return fmt.Sprintf("read sector %d: %v", e.offset/2048, e.err)
+	return sprintf("read sector %d: %v", e.offset/2048, e.err)
 }
 func (e *sectorError) Unwrap() error { return e.err }
 
@@ -44,7 +43,7 @@ var (
 	errTooMuch      = errors.New("more is to be read than a provisioning medium holds")
 )
 
-func broken(what string) error { return fmt.Errorf("%w: %s", errBroken, what) }
+func broken(what string) error { return errorf("%w: %s", errBroken, what) }
 
 // at reads n bytes at an offset; fewer are an error.
 func (d *disc) at(offset int64, n int) ([]byte, error) {
@@ -120,7 +119,7 @@ func readImage(r io.ReaderAt, size int64) (*medium, error) {
 		kind, label := fs.describe()
 		if errors.Is(err, errNoDocument) {
 			names, _ := fs.names()
-			err = fmt.Errorf("%s, label %q: %w, which holds: %s", kind, oneLine(label, 40), err, oneLine(strings.Join(names, ", "), 200))
+			err = errorf("%s, label %q: %w, which holds: %s", kind, oneLine(label, 40), err, oneLine(strings.Join(names, ", "), 200))
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -135,7 +134,7 @@ func readImage(r io.ReaderAt, size int64) (*medium, error) {
 	if err := errors.Join(append(errs, openErr)...); !errors.Is(err, errNoFileSystem) {
 		return nil, err
 	}
-	return nil, errors.Join(append(errs, fmt.Errorf("%w in %d bytes%s", errNoFileSystem, size, d.signs()), notFileSystem(openErr))...)
+	return nil, errors.Join(append(errs, errorf("%w in %d bytes%s", errNoFileSystem, size, d.signs()), notFileSystem(openErr))...)
 }
 
 // notFileSystem drops the plain "none" from an error that is named better.
@@ -151,7 +150,7 @@ func (d *disc) signs() string {
 	s := ""
 	if b, err := d.at(32768, 6); err == nil {
 		if id := strings.Trim(string(b[1:]), "\x00 "); id != "" {
-			s += ", volume id " + oneLine(fmt.Sprintf("%q", id), 20)
+			s += ", volume id " + oneLine(sprintf("%q", id), 20)
 		}
 	}
 	if b, err := d.at(0, 512); err == nil && b[510] == 0x55 && b[511] == 0xaa {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 )
@@ -158,7 +157,7 @@ func viewDisk(r io.ReaderAt, size, sector int64) diskView {
 	v := diskView{}
 	if size < minResourceDisk {
 		v.signs = signSmall
-		v.detail = fmt.Sprintf("%d bytes", size)
+		v.detail = sprintf("%d bytes", size)
 		return v
 	}
 	v.look(e, sector)
@@ -203,7 +202,7 @@ func (v *diskView) look(e *extent, sector int64) {
 	switch {
 	case len(parts) > 1:
 		v.signs |= signMany
-		v.detail = joinTexts(v.detail, fmt.Sprintf("%d partitions", len(parts)))
+		v.detail = joinTexts(v.detail, sprintf("%d partitions", len(parts)))
 	case len(parts) == 1:
 		area := &extent{e.r, v.part.from, v.part.size, e.err}
 		names, id = area.signs()
@@ -224,7 +223,7 @@ func (v *diskView) judge(area *extent, names []string, id identity, ours bool) {
 	v.id = id
 	where := "the disk"
 	if v.part.number > 0 {
-		where = fmt.Sprintf("partition %d", v.part.number)
+		where = sprintf("partition %d", v.part.number)
 	}
 	if len(names) == 0 {
 		v.detail = joinTexts(v.detail, where+" holds no file system that is known")

@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,7 +37,7 @@ func (d *openedDisk) String() string {
 	if role == roleOther {
 		role = "disk"
 	}
-	s := fmt.Sprintf("%s, %s, %s: %s, because %s", d.node, role, sizeText(d.size), d.verdict, d.why)
+	s := sprintf("%s, %s, %s: %s, because %s", d.node, string(role), sizeText(d.size), d.verdict, d.why)
 	if d.view.detail != "" {
 		s += " (" + d.view.detail + ")"
 	}
@@ -46,11 +46,16 @@ func (d *openedDisk) String() string {
 
 // sizeText is a size with a binary unit.
 func sizeText(n int64) string {
-	f, unit := float64(n), 0
-	for f >= 1024 && unit < 4 {
-		f, unit = f/1024, unit+1
+	unit := 0
+	tenths := 10 * n
+	for tenths >= 10240 && unit < 4 {
+		tenths, unit = tenths>>10, unit+1
 	}
-	return fmt.Sprintf("%.4g %s", f, [...]string{"bytes", "KiB", "MiB", "GiB", "TiB"}[unit])
+	text := strconv.FormatInt(tenths/10, 10)
+	if tenths%10 != 0 {
+		text += "." + strconv.FormatInt(tenths%10, 10)
+	}
+	return text + " " + [...]string{"bytes", "KiB", "MiB", "GiB", "TiB"}[unit]
 }
 
 // openDisk claims a disk and decides about it.
@@ -213,7 +218,7 @@ func (m *machine) useDisk(ctx context.Context, d *openedDisk) (string, error) {
 		}
 		err := m.mountDisk(ctx, d)
 		if err == nil {
-			text := fmt.Sprintf("%s, %s, on %s", d.node, sizeText(d.size), m.cfg.ResourceMount)
+			text := sprintf("%s, %s, on %s", d.node, sizeText(d.size), m.cfg.ResourceMount)
 			if formatted {
 				text += ", formatted: " + d.why
 			}
@@ -343,16 +348,16 @@ func diskCommand(m *machine, dry bool, stdout io.Writer) int {
 	found := false
 	text, err := m.setUpDisk(context.Background(), dry, func(d *openedDisk) {
 		found = true
-		fmt.Fprintln(stdout, d)
+		fprintf(stdout, "%s\n", d)
 	})
 	switch {
 	case err != nil:
 		m.log.fail("disk", err.Error())
 		return exitFailed
 	case !found:
-		fmt.Fprintln(stdout, "this VM has no resource disk")
+		io.WriteString(stdout, "this VM has no resource disk\n")
 	case !dry:
-		fmt.Fprintln(stdout, text)
+		io.WriteString(stdout, text+"\n")
 	}
 	return exitOK
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -118,7 +117,7 @@ func (m *machine) mountDisk(ctx context.Context, d *openedDisk) error {
 		return err
 	}
 	flags, data := mountOptions(m.cfg.ResourceOpts)
-	if _, err := mount.Mount(node, dir, d.view.id.fstype, data, flags); err != nil {
+	if err := unix.Mount(node, dir, d.view.id.fstype, flags, data); err != nil {
 		return failure("mount "+node+" on", m.cfg.ResourceMount, errnoError(err))
 	}
 	d.node = node

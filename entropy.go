@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -61,7 +60,7 @@ func (b *boot) stepEntropy(context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		text = fmt.Sprintf("%d bytes of the host, %d bits credited", len(data), bits)
+		text = sprintf("%d bytes of the host, %d bits credited", len(data), bits)
 	}
 	if b.cfg.EntropySeed != "" {
 		seeded, err := b.restoreSeed(p, b.cfg.EntropySeed)
@@ -72,7 +71,7 @@ func (b *boot) stepEntropy(context.Context) (string, error) {
 	}
 	// Since 4.17; an older kernel, or one that has no entropy yet, refuses.
 	_, _ = ioctlArg(int(p.f.Fd()), unix.RNDRESEEDCRNG, 0)
-	return fmt.Sprintf("%s; the pool had %s bits, has %s", text, before, sysAttr(b.proc("sys/kernel/random/entropy_avail"))), nil
+	return sprintf("%s; the pool had %s bits, has %s", text, before, sysAttr(b.proc("sys/kernel/random/entropy_avail"))), nil
 }
 
 // noteBoot keeps the boot's id, by which a second run in it knows of the first.
@@ -133,7 +132,7 @@ func parseOEM0(table []byte) (data []byte, taken bool, err error) {
 	case length == acpiHeader:
 		return nil, true, nil
 	case int64(length) != int64(len(table)) || len(data) < minOEM0 || len(data) > maxOEM0:
-		return nil, false, failure("read ACPI table", "OEM0", fmt.Errorf("length %d, and %d bytes were read", length, len(table)))
+		return nil, false, failure("read ACPI table", "OEM0", errorf("length %d, and %d bytes were read", length, len(table)))
 	case len(bytes.Trim(data, "\x00")) == 0:
 		return nil, true, nil
 	}
@@ -213,7 +212,7 @@ func (b *boot) restoreSeed(p *pool, file string) (string, error) {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("saved seed, %d bits credited", bits), nil
+	return sprintf("saved seed, %d bits credited", bits), nil
 }
 
 // saveSeed makes a seed of the old one and of the kernel's generator, and makes

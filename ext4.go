@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"time"
 )
@@ -174,11 +173,11 @@ func ext4JournalBlocks(blocks uint64) uint64 {
 func (o ext4Options) check() error {
 	switch {
 	case o.BlockSize != 1024 && o.BlockSize != 2048 && o.BlockSize != 4096:
-		return fmt.Errorf("ext4: block size %d is none of 1024, 2048, 4096", o.BlockSize)
+		return errorf("ext4: block size %d is none of 1024, 2048, 4096", o.BlockSize)
 	case o.BlockSize < o.Sector:
-		return fmt.Errorf("ext4: block size %d is below the sector size %d", o.BlockSize, o.Sector)
+		return errorf("ext4: block size %d is below the sector size %d", o.BlockSize, o.Sector)
 	case o.Size < ext4MinSize || o.Size > int64(o.BlockSize)*int64(o.BlockSize)*8*ext4MaxGroups:
-		return fmt.Errorf("ext4: %d bytes are out of range for blocks of %d", o.Size, o.BlockSize)
+		return errorf("ext4: %d bytes are out of range for blocks of %d", o.Size, o.BlockSize)
 	case len(o.Label) > 16:
 		return errors.New("ext4: label is longer than 16 bytes")
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"fmt"
 	"strings"
 )
 
@@ -31,7 +30,7 @@ type fatFile struct {
 	size  uint32
 }
 
-func (v *fatVolume) describe() (string, string) { return fmt.Sprintf("fat%d", v.bits), v.label }
+func (v *fatVolume) describe() (string, string) { return sprintf("fat%d", v.bits), v.label }
 
 // openFAT recognises a volume that starts at the disc's first byte, or at the
 // first partition of a master boot record.

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -70,7 +69,7 @@ func (b *boot) tellHostKeys(list []hostKey) {
 	prints, lines, rows := []string{}, []string{}, []string{}
 	for _, k := range list {
 		kind := strings.ToUpper(keyKindOf(k.Public))
-		prints = append(prints, fmt.Sprintf("%d %s root@%s (%s)", keyBits(k.Public), k.SHA256, name, kind))
+		prints = append(prints, sprintf("%d %s root@%s (%s)", keyBits(k.Public), k.SHA256, name, kind))
 		lines = append(lines, publicLine(k.Public, "root@"+name))
 		rows = append(rows, kind+" "+k.SHA256+" MD5:"+k.MD5)
 	}
@@ -134,7 +133,7 @@ func (b *boot) stepFingerprint(ctx context.Context) (string, error) {
 	defer cancel()
 	err := b.wire.roleProperties(ctx, b.goal, list)
 	if status := statusOf(err); status/100 == 4 && status != 410 && status != 429 {
-		return fmt.Sprintf("the platform does not take fingerprints (http status %d)", status), nil
+		return sprintf("the platform does not take fingerprints (http status %d)", status), nil
 	}
 	if err != nil {
 		return "", err
@@ -171,10 +170,10 @@ func (w *wireServer) roleProperties(ctx context.Context, gs *goalState, keys []h
 // rolePropertiesXML is the document.
 func rolePropertiesXML(gs *goalState, keys []hostKey, all bool) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `<?xml version="1.0" encoding="utf-8"?><RoleProperties><Container><ContainerId>%s</ContainerId><RoleInstances><RoleInstance><Id>%s</Id><Properties>`,
+	fprintf(&b, `<?xml version="1.0" encoding="utf-8"?><RoleProperties><Container><ContainerId>%s</ContainerId><RoleInstances><RoleInstance><Id>%s</Id><Properties>`,
 		escapeXML(gs.ContainerID), escapeXML(gs.InstanceID))
 	property := func(name, value string) {
-		fmt.Fprintf(&b, `<Property name="%s" value="%s" />`, escapeXML(name), escapeXML(value))
+		fprintf(&b, `<Property name="%s" value="%s" />`, escapeXML(name), escapeXML(value))
 	}
 	property("CertificateThumbprint", keys[0].SHA256)
 	for _, k := range keys {

@@ -5,7 +5,6 @@ go 1.26.0
 require (
 	github.com/klauspost/compress v1.20.3
 	github.com/mdlayher/netlink v1.11.2
-	github.com/u-root/u-root v0.16.0
 	github.com/ulikunitz/xz v0.5.17
 	golang.org/x/net v0.53.0
 	golang.org/x/sys v0.49.0

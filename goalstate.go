@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -32,7 +31,7 @@ func parseGoalState(doc []byte) (*goalState, error) {
 		"GoalState/Container/RoleInstanceList/RoleInstance/Configuration/Certificates": &gs.CertificatesURL,
 	}
 	if err := xmlFields(doc, "GoalState", fields); err != nil {
-		return nil, fmt.Errorf("goal state: %w", err)
+		return nil, errorf("goal state: %w", err)
 	}
 	switch {
 	case gs.Incarnation == "":
@@ -40,7 +39,7 @@ func parseGoalState(doc []byte) (*goalState, error) {
 	case gs.ContainerID == "":
 		return nil, errors.New("goal state: ContainerId is missing or empty")
 	case max(len(gs.Incarnation), len(gs.ContainerID), len(gs.InstanceID)) > maxGoalStateID:
-		return nil, fmt.Errorf("goal state: an id is longer than %d bytes", maxGoalStateID)
+		return nil, errorf("goal state: an id is longer than %d bytes", maxGoalStateID)
 	}
 	if gs.InstanceID == "" {
 		return gs, errNoRole

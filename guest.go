@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -241,7 +240,7 @@ func (g *guest) read(p string, limit int64) ([]byte, error) {
 		return nil, failure("read", p, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, failure("read", p, fmt.Errorf("larger than %d bytes", limit))
+		return nil, failure("read", p, errorf("larger than %d bytes", limit))
 	}
 	return data, nil
 }

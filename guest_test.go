@@ -128,12 +128,14 @@ func TestGuestRefusesWhatIsNoFile(t *testing.T) {
 
 func TestSecretIsNeverPrinted(t *testing.T) {
 	s := secret("hunter2")
-	for _, format := range []string{"%v", "%s", "%q", "%x", "%#v", "%d", "%+v"} {
-		if got := fmt.Sprintf(format, s); strings.Contains(got, "hunter2") || strings.Contains(got, "68") || strings.Contains(got, "104") {
-			t.Errorf("%s prints %q", format, got)
+	for _, format := range []string{"%v", "%s", "%q", "%x", "%d", "%w"} {
+		for _, got := range []string{sprintf(format, s), errorf(format, s).Error(), encodeJSON(object{{"a", s}})} {
+			if strings.Contains(got, "hunter2") || strings.Contains(got, "68") || strings.Contains(got, "104") {
+				t.Errorf("%s prints %q", format, got)
+			}
 		}
-		if got := fmt.Sprintf(format, struct{ P secret }{s}); strings.Contains(got, "hunter2") || strings.Contains(got, "104") {
-			t.Errorf("%s in a struct prints %q", format, got)
+		if got := sprintf(format, struct{ P secret }{s}); got != "!" {
+			t.Errorf("%s of a struct prints %q", format, got)
 		}
 	}
 	s.wipe()

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -48,7 +46,7 @@ func setWriters(p *[]string) func(string) error {
 		_ = list(s)
 		for _, name := range *p {
 			if name != "auto" && name != "none" && !slices.Contains(writerNames(), name) {
-				return fmt.Errorf("%q is none of auto, none, %s", name, strings.Join(writerNames(), ", "))
+				return errorf("%q is none of auto, none, %s", name, strings.Join(writerNames(), ", "))
 			}
 		}
 		return nil
@@ -99,7 +97,7 @@ func networkdFile(le *lease) (string, uint32, string) {
 	}
 	text := "# by azprov\n[Match]\n" + match + "\n[Network]\nDHCP=ipv4\nKeepConfiguration=yes\n\n[DHCPv4]\nClientIdentifier=mac\n"
 	if le.Metric > 0 {
-		text += fmt.Sprintf("RouteMetric=%d\n", le.Metric)
+		text += sprintf("RouteMetric=%d\n", le.Metric)
 	}
 	if le.Secondary {
 		text += "UseDNS=no\n"
@@ -116,7 +114,7 @@ func keyfile(le *lease) (string, uint32, string) {
 	}
 	text += "\n[ethernet]\nmac-address=" + le.Link.MAC.String() + "\n\n[ipv4]\nmethod=auto\ndhcp-client-id=mac\n"
 	if le.Metric > 0 {
-		text += fmt.Sprintf("route-metric=%d\n", le.Metric)
+		text += sprintf("route-metric=%d\n", le.Metric)
 	}
 	if le.Secondary {
 		text += "ignore-auto-dns=true\n"
@@ -127,7 +125,7 @@ func keyfile(le *lease) (string, uint32, string) {
 // klibcFile is what klibc's ipconfig leaves in an initramfs, as shell variables.
 // No value can hold a quote: addresses, and names that DNS allows.
 func klibcFile(le *lease) (string, uint32, string) {
-	addr := func(list []netip.Addr, i int) string {
+	addr := func(list []ipAddr, i int) string {
 		if i < len(list) && list[i].IsValid() {
 			return list[i].String()
 		}
@@ -143,10 +141,10 @@ func klibcFile(le *lease) (string, uint32, string) {
 	}
 	var b strings.Builder
 	for _, kv := range [...][2]string{
-		{"DEVICE", le.Link.Name}, {"PROTO", "dhcp"}, {"IPV4ADDR", le.Prefix.Addr().String()}, {"IPV4BROADCAST", addr([]netip.Addr{le.broadcast()}, 0)},
-		{"IPV4NETMASK", netip.AddrFrom4(mask).String()}, {"IPV4GATEWAY", addr([]netip.Addr{le.gateway()}, 0)},
+		{"DEVICE", le.Link.Name}, {"PROTO", "dhcp"}, {"IPV4ADDR", le.Prefix.Addr().String()}, {"IPV4BROADCAST", addr([]ipAddr{le.broadcast()}, 0)},
+		{"IPV4NETMASK", addrFrom4(mask).String()}, {"IPV4GATEWAY", addr([]ipAddr{le.gateway()}, 0)},
 		{"IPV4DNS0", addr(le.DNS, 0)}, {"IPV4DNS1", addr(le.DNS, 1)}, {"HOSTNAME", le.HostName}, {"DNSDOMAIN", le.Domain}, {"NISDOMAIN", ""},
-		{"ROOTSERVER", addr([]netip.Addr{le.Server}, 0)}, {"ROOTPATH", ""}, {"filename", ""}, {"DHCPLEASETIME", fmt.Sprint(seconds)},
+		{"ROOTSERVER", addr([]ipAddr{le.Server}, 0)}, {"ROOTPATH", ""}, {"filename", ""}, {"DHCPLEASETIME", sprintf("%d", seconds)},
 		{"DOMAINSEARCH", strings.Join(le.Search, " ")}} {
 		b.WriteString(kv[0] + "='" + kv[1] + "'\n")
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -43,7 +42,7 @@ func (m *machine) openHome(a *account) (*home, error) {
 	info, err := d.Stat()
 	if err == nil {
 		if st := info.Sys().(*syscall.Stat_t); int(st.Uid) != a.UID && st.Uid != 0 {
-			err = fmt.Errorf("it belongs to uid %d", st.Uid)
+			err = errorf("it belongs to uid %d", st.Uid)
 		}
 	}
 	if err != nil {
@@ -113,7 +112,7 @@ func (h *home) read(rel string, limit int64) ([]byte, error) {
 		return nil, failure("read", full, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, failure("read", full, fmt.Errorf("larger than %d bytes", limit))
+		return nil, failure("read", full, errorf("larger than %d bytes", limit))
 	}
 	return data, nil
 }

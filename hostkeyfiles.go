@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -27,7 +26,7 @@ func setHostKeys(p *[]string) func(string) error {
 				modes++
 			case "ed25519", "ecdsa", "rsa":
 			default:
-				return fmt.Errorf("%q is none of auto, keep, regenerate, ed25519, ecdsa, rsa", w)
+				return errorf("%q is none of auto, keep, regenerate, ed25519, ecdsa, rsa", w)
 			}
 		}
 		if modes > 1 || len(words) == 0 {

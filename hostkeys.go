@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"runtime"
@@ -321,7 +320,7 @@ func (b *boot) makeRSAKey(ctx context.Context, h *hostKeys) (string, error) {
 	if err := b.putHostKey(h, "rsa", newSSHRSA(k), (*edit).commit); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("made rsa, %d bits, in %.0f ms", hostRSABits, milliseconds(took)), b.removeStale(h)
+	return sprintf("made rsa, %d bits, in %d ms", hostRSABits, took.Milliseconds()), b.removeStale(h)
 }
 
 // endHostKeys records that all is made, after that is durable.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"net/netip"
 	"os"
 	"strings"
 
@@ -15,7 +14,7 @@ func validHostName(name string) error {
 	if name == "" || len(name) > 253 {
 		return errors.New("a host name has 1 to 253 characters")
 	}
-	if _, err := netip.ParseAddr(name); err == nil {
+	if _, err := parseAddr(name); err == nil {
 		return errors.New("a host name is no address")
 	}
 	for label := range strings.SplitSeq(name, ".") {

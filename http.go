@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -53,12 +51,12 @@ func (r *httpResponse) get(name string) string {
 // no names, no proxy, no redirects, no compression. One connection is kept
 // alive between requests. It is for one goroutine at a time.
 type httpClient struct {
-	addr                    netip.AddrPort
+	addr                    ipAddrPort
 	fd                      int // -1 when there is no connection
 	connectLimit, readLimit time.Duration
 }
 
-func newHTTPClient(addr netip.AddrPort) *httpClient {
+func newHTTPClient(addr ipAddrPort) *httpClient {
 	return &httpClient{addr: addr, fd: -1, connectLimit: connectTimeout, readLimit: readTimeout}
 }
 
@@ -99,17 +97,17 @@ func (c *httpClient) exchange(ctx context.Context, req *httpRequest) (resp *http
 			return nil, false, err
 		}
 	}
-	host := c.addr.Addr().String()
-	if c.addr.Port() != 80 {
+	host := c.addr.Addr.String()
+	if c.addr.Port != 80 {
 		host = c.addr.String()
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: azprov/%s\r\n", req.method, req.target, host, version)
+	fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: azprov/%s\r\n", req.method, req.target, host, version)
 	for _, h := range req.header {
-		fmt.Fprintf(&b, "%s: %s\r\n", h.name, h.value)
+		fprintf(&b, "%s: %s\r\n", h.name, h.value)
 	}
 	if req.method == "POST" {
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(req.body))
+		fprintf(&b, "Content-Length: %d\r\n", len(req.body))
 	}
 	b.WriteString("\r\n")
 	b.Write(req.body)
@@ -127,9 +125,9 @@ func (c *httpClient) exchange(ctx context.Context, req *httpRequest) (resp *http
 func (c *httpClient) connect(ctx context.Context) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open socket: %w", err)
+		return errorf("open socket: %w", err)
 	}
-	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(c.addr.Port()), Addr: c.addr.Addr().As4()})
+	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(c.addr.Port), Addr: c.addr.Addr.As4()})
 	if errors.Is(err, unix.EINPROGRESS) {
 		if err = waitFD(ctx, fd, unix.POLLOUT, c.connectLimit); err == nil {
 			var code int
@@ -140,7 +138,7 @@ func (c *httpClient) connect(ctx context.Context) error {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("%w: %w", errConnect, err)
+		return errorf("%w: %w", errConnect, err)
 	}
 	// Requests are one write each: waiting to fill a segment only costs time.
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
@@ -156,10 +154,10 @@ func (c *httpClient) send(ctx context.Context, b []byte) error {
 			b = b[n:]
 		case errors.Is(err, unix.EAGAIN):
 			if err := waitFD(ctx, c.fd, unix.POLLOUT, c.readLimit); err != nil {
-				return fmt.Errorf("send: %w", err)
+				return errorf("send: %w", err)
 			}
 		case !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("send: %w", err)
+			return errorf("send: %w", err)
 		}
 	}
 	return nil
@@ -175,10 +173,10 @@ func (c *httpClient) receive(ctx context.Context, p []byte) (int, error) {
 			return n, ctx.Err()
 		case errors.Is(err, unix.EAGAIN):
 			if err := waitFD(ctx, c.fd, unix.POLLIN, c.readLimit); err != nil {
-				return 0, fmt.Errorf("receive: %w", err)
+				return 0, errorf("receive: %w", err)
 			}
 		case !errors.Is(err, unix.EINTR):
-			return 0, fmt.Errorf("receive: %w", err)
+			return 0, errorf("receive: %w", err)
 		}
 	}
 }

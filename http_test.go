@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
@@ -20,7 +19,7 @@ import (
 
 func clientOf(t *testing.T, address string) *httpClient {
 	t.Helper()
-	c := newHTTPClient(netip.MustParseAddrPort(address))
+	c := newHTTPClient(must(parseAddrPort(address)))
 	t.Cleanup(c.close)
 	return c
 }

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -39,7 +37,7 @@ type imdsClient struct {
 }
 
 func (m *machine) newIMDS() *imdsClient {
-	c := &imdsClient{http: newHTTPClient(netip.AddrPortFrom(platformAddresses[1], 80)), log: func(text string) { m.log.note("imds", text) }}
+	c := &imdsClient{http: newHTTPClient(ipAddrPort{platformAddresses[1], 80}), log: func(text string) { m.log.note("imds", text) }}
 	c.http.connectLimit, c.http.readLimit = imdsConnectLimit, imdsReadLimit
 	return c
 }
@@ -47,7 +45,7 @@ func (m *machine) newIMDS() *imdsClient {
 // get does one request. The id is new with each, so that the host's logs can
 // tell them apart.
 func (c *imdsClient) get(ctx context.Context, target string) (*httpResponse, error) {
-	id := fmt.Sprintf("%08x-%04x-4%03x-%04x-%012x", rand.Uint32(), rand.Uint32()>>16, rand.Uint32()>>20, 0x8000|rand.Uint32()>>18, rand.Uint64()>>16)
+	id := sprintf("%08x-%04x-4%03x-%04x-%012x", rand.Uint32(), rand.Uint32()>>16, rand.Uint32()>>20, 0x8000|rand.Uint32()>>18, rand.Uint64()>>16)
 	return c.http.do(ctx, &httpRequest{method: "GET", target: target, header: []httpHeader{{"Metadata", "true"}, {"x-ms-client-request-id", id}}})
 }
 
@@ -104,7 +102,7 @@ func (c *imdsClient) instance(ctx context.Context, routed bool) (*metadata, erro
 		switch {
 		case err != nil && errors.Is(err, errConnect) && !routed:
 			if unreached++; unreached == imdsTriesNoRoute {
-				return nil, failure("ask for instance metadata", "", fmt.Errorf("%w: %w", errNoIMDS, err))
+				return nil, failure("ask for instance metadata", "", errorf("%w: %w", errNoIMDS, err))
 			}
 		case err != nil:
 		case resp.status == 400 && target == imdsCurrent:
@@ -125,7 +123,7 @@ func (c *imdsClient) instance(ctx context.Context, routed bool) (*metadata, erro
 		}
 		c.retry(ctx, err, pause)
 		if ctx.Err() != nil {
-			return nil, failureHint("ask for instance metadata", "", err, fmt.Sprintf("%d tries", tries))
+			return nil, failureHint("ask for instance metadata", "", err, sprintf("%d tries", tries))
 		}
 		pause = min(2*pause, imdsLongestPause)
 	}
@@ -169,12 +167,12 @@ func (le *lease) leadsToIMDS() bool {
 }
 
 func (md *metadata) summary() string {
-	text := []string{fmt.Sprintf("%d keys", len(md.Spec.Keys))}
+	text := []string{sprintf("%d keys", len(md.Spec.Keys))}
 	if md.Spec.HostName != "" {
 		text = append(text, "host name "+oneLine(md.Spec.HostName, 64))
 	}
 	if len(md.UserData) > 0 {
-		text = append(text, fmt.Sprintf("%d bytes of user data", len(md.UserData)))
+		text = append(text, sprintf("%d bytes of user data", len(md.UserData)))
 	}
 	if md.PPSType != "" && md.PPSType != "None" {
 		text = append(text, "pool type "+oneLine(md.PPSType, 30))

@@ -2,8 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -30,8 +28,8 @@ type metadata struct {
 // imdsInterface is a network interface in the platform's order.
 type imdsInterface struct {
 	MAC  mac
-	IPv4 []netip.Prefix // the first is that of DHCP
-	IPv6 []netip.Addr   // not empty: DHCPv6 has an address for it
+	IPv4 []ipPrefix // the first is that of DHCP
+	IPv6 []ipAddr   // not empty: DHCPv6 has an address for it
 }
 
 // parseIMDS reads an instance document. Every scalar may be a string, a number
@@ -62,7 +60,7 @@ func parseIMDS(doc []byte) (*metadata, error) {
 		}
 	}
 	if md.UserData, err = looseBase64([]byte(compute.text("userData"))); err != nil {
-		s.Notes = append(s.Notes, fmt.Sprintf("the user data are left out: %v", err))
+		s.Notes = append(s.Notes, sprintf("the user data are left out: %v", err))
 	}
 	extended := root.object("extended").object("compute")
 	md.HasCustomData, _ = parseBool(extended.text("hasCustomData"))
@@ -104,7 +102,7 @@ func parseIMDSInterface(v any) (nic imdsInterface, ok bool) {
 	}
 	for _, a := range addressesOf(v4) {
 		if a.Is4() {
-			nic.IPv4 = append(nic.IPv4, netip.PrefixFrom(a, bits))
+			nic.IPv4 = append(nic.IPv4, prefixFrom(a, bits))
 		}
 	}
 	for _, a := range addressesOf(o.object("ipv6")) {
@@ -115,10 +113,10 @@ func parseIMDSInterface(v any) (nic imdsInterface, ok bool) {
 	return nic, true
 }
 
-func addressesOf(o object) (list []netip.Addr) {
+func addressesOf(o object) (list []ipAddr) {
 	for _, v := range o.list("ipAddress", maxIMDSAddresses) {
 		e, _ := v.(object)
-		if a, err := netip.ParseAddr(e.text("privateIpAddress")); err == nil && a.Zone() == "" {
+		if a, err := parseAddr(e.text("privateIpAddress")); err == nil {
 			list = append(list, a)
 		}
 	}

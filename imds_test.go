@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -40,8 +39,8 @@ func TestParseIMDS(t *testing.T) {
 		t.Errorf("user data %q, vm id %s", []byte(md.UserData), md.VMID)
 	}
 	if len(md.Interfaces) != 1 || md.Interfaces[0].MAC.String() != "60:45:bd:12:ab:34" ||
-		!slices.Equal(md.Interfaces[0].IPv4, []netip.Prefix{netip.MustParsePrefix("10.1.0.4/20"), netip.MustParsePrefix("10.1.0.5/20")}) ||
-		!slices.Equal(md.Interfaces[0].IPv6, []netip.Addr{netip.MustParseAddr("fd00::4")}) {
+		!slices.Equal(md.Interfaces[0].IPv4, []ipPrefix{must(parsePrefix("10.1.0.4/20")), must(parsePrefix("10.1.0.5/20"))}) ||
+		!slices.Equal(md.Interfaces[0].IPv6, []ipAddr{must(parseAddr("fd00::4"))}) {
 		t.Errorf("interfaces %+v", md.Interfaces)
 	}
 	if text := indentJSON(md.json()); strings.Contains(text, "hello") || !strings.Contains(text, `"user_data_bytes": 5`) {
@@ -137,7 +136,7 @@ func imdsAt(t *testing.T, handler http.HandlerFunc) (*imdsClient, *[]string) {
 
 func clientTo(addr net.Addr) (*imdsClient, *[]string) {
 	var said []string
-	return &imdsClient{http: newHTTPClient(netip.MustParseAddrPort(addr.String())), log: func(text string) { said = append(said, text) }}, &said
+	return &imdsClient{http: newHTTPClient(must(parseAddrPort(addr.String()))), log: func(text string) { said = append(said, text) }}, &said
 }
 
 func TestIMDSRequest(t *testing.T) {
@@ -241,8 +240,8 @@ func TestIMDSNobodyListens(t *testing.T) {
 }
 
 func TestLeaseLeadsToIMDS(t *testing.T) {
-	host := route{Dst: netip.MustParsePrefix("169.254.169.254/32")}
-	if !(&lease{Routes: []route{{Dst: netip.MustParsePrefix("0.0.0.0/0")}, host}}).leadsToIMDS() || (&lease{Routes: []route{{Dst: netip.MustParsePrefix("0.0.0.0/0")}}}).leadsToIMDS() ||
+	host := route{Dst: must(parsePrefix("169.254.169.254/32"))}
+	if !(&lease{Routes: []route{{Dst: must(parsePrefix("0.0.0.0/0"))}, host}}).leadsToIMDS() || (&lease{Routes: []route{{Dst: must(parsePrefix("0.0.0.0/0"))}}}).leadsToIMDS() ||
 		!(&lease{Configured: true}).leadsToIMDS() {
 		t.Error("the route to the metadata service is misjudged")
 	}

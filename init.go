@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -49,7 +48,7 @@ func initCommand(args []string, stderr io.Writer) int {
 			command = args[2:]
 		}
 		if len(args) > 1 && len(command) == 0 || len(args) == 1 && !in.pid1 {
-			fmt.Fprintln(stderr, "azprov: init is for PID 1, or takes a command\n"+initUsage)
+			io.WriteString(stderr, "azprov: init is for PID 1, or takes a command\n"+initUsage+"\n")
 			if !in.pid1 {
 				return exitUsage
 			}
@@ -70,7 +69,7 @@ const initialPIDNamespace = "pid:[4026531836]"
 // to it all the same.
 func (in *initRun) helperOnly(command []string, stderr io.Writer) int {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		fmt.Fprintf(stderr, "azprov: %v\n", failure("become subreaper", "", err))
+		fprintf(stderr, "azprov: %v\n", failure("become subreaper", "", err))
 	}
 	in.m = newInitMachine(&console{w: stderr})
 	in.out = &consoles{out: []io.Writer{stderr}}
@@ -172,7 +171,7 @@ func (in *initRun) probeDevices(cmdline string) {
 	in.prober.loadDefaults()
 	in.prober.coldplug()
 	if n := ms.loaded(); n > 0 {
-		m.log.step("modules", fmt.Sprintf("%d loaded", n), time.Since(start))
+		m.log.step("modules", sprintf("%d loaded", n), time.Since(start))
 	}
 	if in.events == nil {
 		return

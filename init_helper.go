@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -131,7 +130,7 @@ func unmountAll(procfs string) {
 			continue // a virtual file system
 		}
 		path := unescapeMount(words[1])
-		if mount.Unmount(path, false, false) != nil {
+		if unix.Unmount(path, unix.UMOUNT_NOFOLLOW) != nil {
 			_ = unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 		}
 	}

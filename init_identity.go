@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"strings"
 )
@@ -82,7 +81,7 @@ func extType(r io.ReaderAt) string {
 }
 
 func formatUUID(b []byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
+	return sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
 // fromUTF16 keeps the ASCII of a UTF-16LE label; another character is "?".
@@ -131,7 +130,7 @@ func partitionIdentity(disk io.ReaderAt, sector int64, number int) (uuid, label 
 	if signature == 0 {
 		return "", ""
 	}
-	return fmt.Sprintf("%08x-%02x", signature, number), ""
+	return sprintf("%08x-%02x", signature, number), ""
 }
 
 // matches says whether a root= tag is this device's: UUIDs in any case, labels

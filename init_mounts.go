@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,9 +38,12 @@ func mountAll(root string, mounts []initMount) error {
 			continue
 		}
 		mkdir := func() error { return os.MkdirAll(path, 0o755) }
-		_, err := mount.Mount(im.fstype, path, im.fstype, im.data, im.flags, mkdir)
+		err := mkdir()
+		if err == nil {
+			err = unix.Mount(im.fstype, path, im.fstype, im.flags, im.data)
+		}
 		if errors.Is(err, unix.ENODEV) && im.fstype == "devtmpfs" {
-			if _, err = mount.Mount("tmpfs", path, "tmpfs", im.data, im.flags); err == nil {
+			if err = unix.Mount("tmpfs", path, "tmpfs", im.flags, im.data); err == nil {
 				err = makeNodes(filepath.Join(root, "sys"), path)
 			}
 		}

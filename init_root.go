@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -207,9 +206,11 @@ func (m *machine) mountRoot(p rootParams, node string, load func(string)) error 
 	var err error
 	for _, fstype := range fstypes {
 		load("fs-" + fstype)
-		_, err = mount.Mount(node, sysroot, fstype, data, flags, func() error { return os.MkdirAll(sysroot, 0o755) })
+		if err = os.MkdirAll(sysroot, 0o755); err == nil {
+			err = unix.Mount(node, sysroot, fstype, flags, data)
+		}
 		if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
-			_, err = mount.Mount(node, sysroot, fstype, data, flags|unix.MS_RDONLY)
+			err = unix.Mount(node, sysroot, fstype, flags|unix.MS_RDONLY, data)
 		}
 		if err == nil {
 			return nil
@@ -271,7 +272,7 @@ func switchRoot(p rootParams, init string, args []string) error {
 		case !isMountPoint(im.path):
 		case im.moves && os.MkdirAll(target, 0o755) == nil && unix.Mount(im.path, target, "", unix.MS_MOVE, "") == nil:
 		default:
-			_ = mount.Unmount(im.path, false, true)
+			_ = unix.Unmount(im.path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 		}
 	}
 	if !p.write {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -78,12 +77,12 @@ func (b *boot) moreAddresses(r *rtnl) error {
 }
 
 // addMore sets a further address on the interface of a lease.
-func (b *boot) addMore(r *rtnl, le *lease, p netip.Prefix) error {
+func (b *boot) addMore(r *rtnl, le *lease, p ipPrefix) error {
 	metric := le.Metric
 	if p.Addr().Is6() {
 		metric = 0
 	}
-	if err := r.addAddress(le.Link, p, netip.Addr{}, metric); err != nil {
+	if err := r.addAddress(le.Link, p, ipAddr{}, metric); err != nil {
 		return err
 	}
 	b.leaseMu.Lock()

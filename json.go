@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -33,14 +32,26 @@ func (o object) text(key string) string {
 	switch v := o.get(key).(type) {
 	case string:
 		return v
-	case float64, bool:
+	case jsonNumber, bool:
 		return encodeJSON(v)
 	}
 	return ""
 }
 
+// jsonNumber is a number as it stands in a document.
+type jsonNumber string
+
+// int is the number if it is a whole one that fits, else 0.
+func (n jsonNumber) int() int {
+	i, err := strconv.Atoi(string(n))
+	if err != nil {
+		return 0
+	}
+	return i
+}
+
 // encodeJSON returns the JSON form of nil, bool, string, secret, integers,
-// float64, []string, []any and object. Secrets are "[redacted]". Any other type
+// jsonNumber, []string, []any and object. Secrets are "[redacted]". Any other type
 // is a programming error and panics.
 func encodeJSON(v any) string { return string(appendJSON(nil, v)) }
 
@@ -67,8 +78,8 @@ func appendJSON(b []byte, v any) []byte {
 		return strconv.AppendUint(b, uint64(v), 10)
 	case uint64:
 		return strconv.AppendUint(b, v, 10)
-	case float64:
-		return strconv.AppendFloat(b, v, 'f', -1, 64)
+	case jsonNumber:
+		return append(b, v...)
 	case []string:
 		b = append(b, '[')
 		for i, e := range v {
@@ -99,7 +110,7 @@ func appendJSON(b []byte, v any) []byte {
 		}
 		return append(b, '}')
 	}
-	panic(fmt.Sprintf("encodeJSON: %T", v))
+	panic("encodeJSON: a value of another type")
 }
 
 func appendJSONString(b []byte, s string) []byte {
@@ -173,7 +184,7 @@ const (
 )
 
 // decodeJSON reads one JSON document (RFC 8259) of at most 1 MiB, 32 levels
-// and 65,536 values. It returns nil, bool, float64, string, []any or object.
+// and 65,536 values. It returns nil, bool, jsonNumber, string, []any or object.
 func decodeJSON(data []byte) (any, error) {
 	if len(data) > maxJSON {
 		return nil, errors.New("json: document over 1 MiB")
@@ -200,7 +211,7 @@ type jsonDecoder struct {
 
 func (d *jsonDecoder) fail(what string) {
 	if d.err == nil {
-		d.err = fmt.Errorf("json: %s at byte %d", what, d.pos)
+		d.err = errorf("json: %s at byte %d", what, d.pos)
 	}
 }
 
@@ -255,21 +266,34 @@ func (d *jsonDecoder) word(w string, v any) any {
 
 func (d *jsonDecoder) number() any {
 	start := d.pos
-	for d.pos < len(d.data) && strings.IndexByte("+-.eE0123456789", d.data[d.pos]) >= 0 {
-		d.pos++
+	digits := func() (n int) {
+		for d.pos < len(d.data) && d.data[d.pos] >= '0' && d.data[d.pos] <= '9' {
+			d.pos++
+			n++
+		}
+		return n
 	}
-	text := string(d.data[start:d.pos])
-	digits := strings.TrimPrefix(text, "-")
-	f, err := strconv.ParseFloat(text, 64)
-	if _, fraction, has := strings.Cut(text, "."); has && (fraction == "" || fraction[0] < '0' || fraction[0] > '9') {
-		err = strconv.ErrSyntax
+	accept := func(chars string) bool {
+		if d.pos < len(d.data) && strings.IndexByte(chars, d.data[d.pos]) >= 0 {
+			d.pos++
+			return true
+		}
+		return false
 	}
-	if err != nil || digits == "" || digits[0] < '0' || digits[0] > '9' ||
-		len(digits) > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9' {
+	accept("-")
+	sound := accept("0") || digits() > 0
+	if accept(".") {
+		sound = digits() > 0 && sound
+	}
+	if accept("eE") {
+		accept("+-")
+		sound = digits() > 0 && sound
+	}
+	if !sound {
 		d.fail("bad number")
 		return nil
 	}
-	return f
+	return jsonNumber(d.data[start:d.pos])
 }
 
 func (d *jsonDecoder) array(depth int) any {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -37,7 +36,7 @@ func (b *boot) stepTransport(ctx context.Context) (string, error) {
 		return "", err
 	}
 	b.transport = t
-	return fmt.Sprintf("RSA key of %d bits and its certificate", transportBits), nil
+	return sprintf("RSA key of %d bits and its certificate", transportBits), nil
 }
 
 // stepCertificates fetches the certificates and puts keys and key pairs where
@@ -73,7 +72,7 @@ func (b *boot) stepCertificates(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	text := fmt.Sprintf("%d certificates", len(s.certificates))
+	text := sprintf("%d certificates", len(s.certificates))
 	if len(keys) > 0 {
 		added, err := b.applyKeys(b.account, keys)
 		if err != nil {

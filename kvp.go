@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,11 +32,11 @@ const (
 // bootTime is when the kernel started, by its uptime.
 func bootTime(procfs string, now time.Time) time.Time {
 	text, _, _ := strings.Cut(sysAttr(procfs+"/uptime"), " ")
-	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil || seconds < 0 || seconds > 1e10 {
+	up, err := time.ParseDuration(text + "s")
+	if err != nil || up < 0 {
 		return time.Time{}
 	}
-	return now.Add(-time.Duration(seconds * float64(time.Second)))
+	return now.Add(-up)
 }
 
 // writeKVP sets a key in pool 1 (guest to host) below dir, which it creates.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -12,26 +10,26 @@ import (
 // lease is what DHCP, or whoever configured the interface before, has given.
 type lease struct {
 	Link       *link
-	Configured bool         // the interface had an address: no DHCP was done
-	Prefix     netip.Prefix // address and prefix length
-	Broadcast  netip.Addr
-	Server     netip.Addr
-	DNS        []netip.Addr
+	Configured bool     // the interface had an address: no DHCP was done
+	Prefix     ipPrefix // address and prefix length
+	Broadcast  ipAddr
+	Server     ipAddr
+	DNS        []ipAddr
 	Domain     string
 	Search     []string
 	MTU        int // 0: leave as it is
 	Routes     []route
-	Router     netip.Addr // option 3
-	WireServer netip.Addr // option 245
-	HostName   string     // the name that was sent, "" if none
+	Router     ipAddr // option 3
+	WireServer ipAddr // option 245
+	HostName   string // the name that was sent, "" if none
 
-	Since            time.Time      // when it was given
-	Lifetime, T1, T2 time.Duration  // 0: for ever
-	Metric           int            // of its routes, 0 for the only interface
-	Secondary        bool           // not the primary interface's
-	Added            []route        // the routes that azprov has set
-	BeforeMTU        int            // the interface's MTU before, 0 if it was not changed
-	More             []netip.Prefix // further addresses that azprov has set
+	Since            time.Time     // when it was given
+	Lifetime, T1, T2 time.Duration // 0: for ever
+	Metric           int           // of its routes, 0 for the only interface
+	Secondary        bool          // not the primary interface's
+	Added            []route       // the routes that azprov has set
+	BeforeMTU        int           // the interface's MTU before, 0 if it was not changed
+	More             []ipPrefix    // further addresses that azprov has set
 }
 
 // wireServer is the address to report to: the configured one, else option 245,
@@ -77,7 +75,7 @@ func (b *boot) stepLink(ctx context.Context) (string, error) {
 	for _, l := range list {
 		names = append(names, l.Name)
 	}
-	return fmt.Sprintf("%d interfaces: %s", len(list), strings.Join(names, " ")), nil
+	return sprintf("%d interfaces: %s", len(list), strings.Join(names, " ")), nil
 }
 
 func (b *boot) stepLease(ctx context.Context) (string, error) {
@@ -98,7 +96,7 @@ func (b *boot) stepLease(ctx context.Context) (string, error) {
 	if o == nil {
 		how = ", configured already"
 	}
-	return fmt.Sprintf("%s via %s, wire server %s%s", le.Prefix, b.link.Name, le.wireServer(b.cfg), how), nil
+	return sprintf("%s via %s, wire server %s%s", le.Prefix, b.link.Name, le.wireServer(b.cfg), how), nil
 }
 
 // leaseOfPrimary finds the primary interface: one that leads to the platform

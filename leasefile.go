@@ -2,8 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -98,14 +96,14 @@ func (le *lease) json() object {
 			v = at.Unix()
 		case *[]string:
 			v = *at
-		case *[]netip.Addr:
+		case *[]ipAddr:
 			v = textsOf(*at)
-		case *[]netip.Prefix:
+		case *[]ipPrefix:
 			v = textsOf(*at)
 		case *[]route:
 			v = textsOf(*at)
-		default: // an address, a prefix, a MAC address
-			text := fmt.Sprint(f.at)
+		case interface{ String() string }: // an address, a prefix, a MAC address
+			text := at.String()
 			if strings.HasPrefix(text, "invalid") {
 				text = ""
 			}
@@ -116,10 +114,10 @@ func (le *lease) json() object {
 	return o
 }
 
-func textsOf[T any](list []T) []string {
+func textsOf[T interface{ String() string }](list []T) []string {
 	texts := []string{}
 	for _, v := range list {
-		texts = append(texts, fmt.Sprint(v))
+		texts = append(texts, v.String())
 	}
 	return texts
 }
@@ -129,7 +127,8 @@ func leaseFromJSON(o object) *lease {
 	le := &lease{Link: &link{}}
 	for _, f := range le.fields() {
 		text := o.text(f.name)
-		number, _ := o.get(f.name).(float64)
+		n, _ := o.get(f.name).(jsonNumber)
+		number := n.int()
 		items, _ := o.get(f.name).([]any)
 		switch at := f.at.(type) {
 		case *string:
@@ -144,22 +143,22 @@ func leaseFromJSON(o object) *lease {
 			*at = time.Unix(int64(number), 0)
 		case *mac:
 			*at = parseMAC(text)
-		case *netip.Addr:
-			*at, _ = netip.ParseAddr(text)
-		case *netip.Prefix:
-			*at, _ = netip.ParsePrefix(text)
+		case *ipAddr:
+			*at, _ = parseAddr(text)
+		case *ipPrefix:
+			*at, _ = parsePrefix(text)
 		}
 		for _, item := range items {
 			text, _ := item.(string)
 			switch at := f.at.(type) {
 			case *[]string:
 				*at = append(*at, text)
-			case *[]netip.Addr:
-				if a, err := netip.ParseAddr(text); err == nil {
+			case *[]ipAddr:
+				if a, err := parseAddr(text); err == nil {
 					*at = append(*at, a)
 				}
-			case *[]netip.Prefix:
-				if p, err := netip.ParsePrefix(text); err == nil {
+			case *[]ipPrefix:
+				if p, err := parsePrefix(text); err == nil {
 					*at = append(*at, p)
 				}
 			case *[]route:
@@ -179,11 +178,11 @@ func parseRoute(text string) (r route, ok bool) {
 		return r, false
 	}
 	var err error
-	if r.Dst, err = netip.ParsePrefix(f[0]); err != nil || !r.Dst.Addr().Is4() {
+	if r.Dst, err = parsePrefix(f[0]); err != nil || !r.Dst.Addr().Is4() {
 		return r, false
 	}
 	if f[1] == "via" {
-		r.Gateway, err = netip.ParseAddr(f[2])
+		r.Gateway, err = parseAddr(f[2])
 	}
 	return r, err == nil
 }

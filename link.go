@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -180,7 +179,7 @@ func (m *machine) noLink(all []*link, cause error) error {
 		} else if l.up() {
 			state = "up, no carrier"
 		}
-		seen = append(seen, strings.TrimSpace(fmt.Sprintf("%s %s %s", oneLine(l.Name, 15), l.Driver, state)))
+		seen = append(seen, strings.TrimSpace(sprintf("%s %s %s", oneLine(l.Name, 15), l.Driver, state)))
 	}
 	what := "a network interface"
 	if m.cfg.Interface != "" {

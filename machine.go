@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,7 +34,7 @@ type warning struct{ Step, Text string }
 
 // warn prints a warning and keeps it for the report. The text never holds a secret.
 func (m *machine) warn(step, format string, args ...any) {
-	text := oneLine(fmt.Sprintf(format, args...), 900)
+	text := oneLine(sprintf(format, args...), 900)
 	m.log.warn(step, text)
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,7 +66,7 @@ func (m *machine) findMedium(ctx context.Context, enough func() bool) (*medium, 
 			if err == nil {
 				return med, nil
 			}
-			seen = append(seen, oneLine(fmt.Sprintf("%s%s: %v", name, m.driveModel(name), err), 400))
+			seen = append(seen, oneLine(sprintf("%s%s: %v", name, m.driveModel(name), err), 400))
 			if explicit && !errors.Is(err, os.ErrNotExist) && !retryMedium(err) {
 				return nil, failure("read provisioning medium", name, err)
 			}
@@ -79,7 +77,7 @@ func (m *machine) findMedium(ctx context.Context, enough func() bool) (*medium, 
 				text = strings.Join(seen, "; ")
 			}
 			return nil, failureHint("find provisioning medium", m.cfg.Media, errNoMedium,
-				fmt.Sprintf("waited %.1f s; seen: %s", time.Since(began).Seconds(), text))
+				sprintf("waited %s s; seen: %s", decimal(time.Since(began)/(100*time.Millisecond), 1), text))
 		}
 		timer := time.NewTimer(poll)
 		select {
@@ -211,7 +209,7 @@ func (m *machine) readMedium(name string, explicit bool) (*medium, error) {
 		return nil, err
 	}
 	if !looksLikeOVF(med.OVF) {
-		return nil, fmt.Errorf("its ovf-env.xml (%s, %d bytes) has no ProvisioningSection", med.FileSystem, len(med.OVF))
+		return nil, errorf("its ovf-env.xml (%s, %d bytes) has no ProvisioningSection", med.FileSystem, len(med.OVF))
 	}
 	med.Device = name
 	return med, nil
@@ -290,7 +288,7 @@ func (m *machine) openDrive(name string) (*os.File, error) {
 	case status == cdsNoDisc:
 		return nil, unix.ENOMEDIUM
 	case status == cdsTrayOpen:
-		return nil, fmt.Errorf("tray open: %w", errNotReady)
+		return nil, errorf("tray open: %w", errNotReady)
 	case status == cdsNotReady:
 		return nil, errNotReady
 	}
@@ -345,13 +343,13 @@ func (m *machine) mountMedium(device string) (*medium, error) {
 		if strings.HasPrefix(line, "nodev") || slices.Contains([]string{"udf", "iso9660", "vfat", "msdos"}, kind) {
 			continue
 		}
-		mp, mountErr := mount.Mount(device, dir, kind, "", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
+		mountErr := unix.Mount(device, dir, kind, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 		if mountErr != nil {
 			err = mountErr
 			continue
 		}
 		med, readErr := readMediumDir(dir)
-		if err := mount.Unmount(mp.Path, false, true); err != nil {
+		if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
 			m.warn("media", "%s stays mounted on %s: %v", device, dir, err)
 		}
 		if readErr != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -76,7 +75,7 @@ func readIndex(path string, use func(string)) error {
 		return failure("read module index", path, err)
 	}
 	if len(data) > maxModuleIndex {
-		return failure("read module index", path, fmt.Errorf("larger than %d bytes", maxModuleIndex))
+		return failure("read module index", path, errorf("larger than %d bytes", maxModuleIndex))
 	}
 	use(string(data))
 	return nil

@@ -2,8 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"net/netip"
 	"os"
 	"path"
 	"slices"
@@ -14,7 +12,7 @@ import (
 
 // platformAddresses are the platform's two fixed addresses: wire server and
 // metadata service.
-var platformAddresses = [...]netip.Addr{netip.AddrFrom4([4]byte{168, 63, 129, 16}), netip.AddrFrom4([4]byte{169, 254, 169, 254})}
+var platformAddresses = [...]ipAddr{addrFrom4([4]byte{168, 63, 129, 16}), addrFrom4([4]byte{169, 254, 169, 254})}
 
 // applyLease sets MTU, address and routes, and notes in the lease what it has
 // set. What is there already stays, so that it can be called again. A route to
@@ -82,7 +80,7 @@ func (m *machine) withdraw(le *lease, down bool) error {
 
 // broadcast is the broadcast address, the last of the prefix unless the lease
 // names another; none in prefixes without room for one.
-func (le *lease) broadcast() netip.Addr {
+func (le *lease) broadcast() ipAddr {
 	if !le.Broadcast.IsValid() && le.Prefix.Bits() < 31 {
 		return lastAddress(le.Prefix)
 	}
@@ -90,13 +88,13 @@ func (le *lease) broadcast() netip.Addr {
 }
 
 // gateway is the gateway of the default route, if there is one.
-func (le *lease) gateway() netip.Addr {
+func (le *lease) gateway() ipAddr {
 	for _, r := range le.Routes {
 		if r.Dst.Bits() == 0 {
 			return r.Gateway
 		}
 	}
-	return netip.Addr{}
+	return ipAddr{}
 }
 
 // allRoutes returns the lease's routes, those on the link first since gateways
@@ -109,7 +107,7 @@ func (le *lease) allRoutes() []route {
 		}
 		covered := le.Prefix.Contains(a) || slices.ContainsFunc(list, func(r route) bool { return r.Dst.Contains(a) })
 		if !covered {
-			list = append(list, route{netip.PrefixFrom(a, 32), le.Router})
+			list = append(list, route{prefixFrom(a, 32), le.Router})
 		}
 	}
 	sortFew(list, func(a, b route) bool { return !a.Gateway.IsValid() && b.Gateway.IsValid() })
@@ -117,12 +115,12 @@ func (le *lease) allRoutes() []route {
 }
 
 // lastAddress is the broadcast address of a prefix.
-func lastAddress(p netip.Prefix) netip.Addr {
+func lastAddress(p ipPrefix) ipAddr {
 	b := p.Masked().Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
 		b[i/8] |= 1 << (7 - i%8)
 	}
-	return netip.AddrFrom4(b)
+	return addrFrom4(b)
 }
 
 // resolvMark tells azprov prepare whose resolv.conf it is.
@@ -149,10 +147,10 @@ func (m *machine) writeResolvConf(le *lease) error {
 		search = []string{le.Domain}
 	}
 	if len(search) > 0 {
-		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
+		fprintf(&b, "search %s\n", strings.Join(search, " "))
 	}
 	for _, a := range le.DNS[:min(len(le.DNS), 3)] { // the C library reads three
-		fmt.Fprintf(&b, "nameserver %s\n", a)
+		fprintf(&b, "nameserver %s\n", a)
 	}
 	err = m.guest.write("/etc/resolv.conf", []byte(b.String()), keepFile(0o644))
 	if errors.Is(err, unix.EBUSY) { // a bind mount, as in containers

@@ -3,8 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -151,27 +149,27 @@ func ifaddrmsg(index, bits int, family byte) []byte {
 
 // addresses returns the first global IPv4 address of each interface, by index;
 // link-local ones don't count.
-func (r *rtnl) addresses() (map[int]netip.Prefix, error) {
+func (r *rtnl) addresses() (map[int]ipPrefix, error) {
 	bodies, err := r.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, ifaddrmsg(0, 0, unix.AF_INET))
 	if err != nil {
 		return nil, failure("list", "network addresses", err)
 	}
-	found := map[int]netip.Prefix{}
+	found := map[int]ipPrefix{}
 	for _, b := range bodies {
 		if len(b) < ifaddrmsgSize || b[0] != unix.AF_INET || b[3] != unix.RT_SCOPE_UNIVERSE {
 			continue
 		}
 		index := int(binary.NativeEndian.Uint32(b[4:]))
 		_ = attributes(b[ifaddrmsgSize:], func(kind uint16, v []byte) {
-			if kind == unix.IFA_LOCAL && len(v) == 4 && !netip.AddrFrom4([4]byte(v)).IsLinkLocalUnicast() && !found[index].IsValid() {
-				found[index] = netip.PrefixFrom(netip.AddrFrom4([4]byte(v)), int(b[1]))
+			if kind == unix.IFA_LOCAL && len(v) == 4 && !addrFrom4([4]byte(v)).IsLinkLocalUnicast() && !found[index].IsValid() {
+				found[index] = prefixFrom(addrFrom4([4]byte(v)), int(b[1]))
 			}
 		})
 	}
 	return found, nil
 }
 
-func family(a netip.Addr) byte {
+func family(a ipAddr) byte {
 	if a.Is4() {
 		return unix.AF_INET
 	}
@@ -179,14 +177,14 @@ func family(a netip.Addr) byte {
 }
 
 // addressMessage is the body of a request about an address of an interface.
-func addressMessage(index int, p netip.Prefix) []byte {
+func addressMessage(index int, p ipPrefix) []byte {
 	b := appendAttribute(ifaddrmsg(index, p.Bits(), family(p.Addr())), unix.IFA_LOCAL, p.Addr().AsSlice())
 	return appendAttribute(b, unix.IFA_ADDRESS, p.Addr().AsSlice())
 }
 
 // addAddress sets an address; one that is there already is no error. The route
 // to its prefix, which the kernel makes, gets the metric.
-func (r *rtnl) addAddress(l *link, p netip.Prefix, broadcast netip.Addr, metric int) error {
+func (r *rtnl) addAddress(l *link, p ipPrefix, broadcast ipAddr, metric int) error {
 	b := addressMessage(l.Index, p)
 	if broadcast.Is4() {
 		b = appendAttribute(b, unix.IFA_BROADCAST, broadcast.AsSlice())
@@ -202,7 +200,7 @@ func (r *rtnl) addAddress(l *link, p netip.Prefix, broadcast netip.Addr, metric 
 }
 
 // removeAddress undoes addAddress; one that has gone is no error.
-func (r *rtnl) removeAddress(l *link, p netip.Prefix) error {
+func (r *rtnl) removeAddress(l *link, p ipPrefix) error {
 	return ignoreGone("remove address of", l.Name, r.request(unix.RTM_DELADDR, 0, addressMessage(l.Index, p)))
 }
 
@@ -223,7 +221,7 @@ const rtmsgSize = 12
 
 // routeMessage is the body of a request about a route of DHCP's protocol number.
 // A gateway outside of the address's prefix is taken to be on the link.
-func routeMessage(index int, p netip.Prefix, rt route, metric int) []byte {
+func routeMessage(index int, p ipPrefix, rt route, metric int) []byte {
 	b := make([]byte, rtmsgSize)
 	b[0], b[1], b[4], b[5], b[7] = unix.AF_INET, byte(rt.Dst.Bits()), unix.RT_TABLE_MAIN, unix.RTPROT_DHCP, unix.RTN_UNICAST
 	if rt.Dst.Bits() > 0 {
@@ -249,19 +247,19 @@ func routeMessage(index int, p netip.Prefix, rt route, metric int) []byte {
 func (r *rtnl) addRoute(le *lease, rt route) (added bool, err error) {
 	err = r.request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, routeMessage(le.Link.Index, le.Prefix, rt, le.Metric))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return false, failure("add route", fmt.Sprintf("%s on %s", rt, le.Link.Name), err)
+		return false, failure("add route", sprintf("%s on %s", rt, le.Link.Name), err)
 	}
 	return err == nil, nil
 }
 
 // removeRoute undoes addRoute; a route that has gone is no error.
 func (r *rtnl) removeRoute(le *lease, rt route) error {
-	return ignoreGone("remove route", fmt.Sprintf("%s on %s", rt, le.Link.Name), r.request(unix.RTM_DELROUTE, 0, routeMessage(le.Link.Index, le.Prefix, rt, le.Metric)))
+	return ignoreGone("remove route", sprintf("%s on %s", rt, le.Link.Name), r.request(unix.RTM_DELROUTE, 0, routeMessage(le.Link.Index, le.Prefix, rt, le.Metric)))
 }
 
 // interfaceTo returns the index of the interface that an IPv4 address is reached
 // by, 0 when there is no route.
-func (r *rtnl) interfaceTo(a netip.Addr) (index int) {
+func (r *rtnl) interfaceTo(a ipAddr) (index int) {
 	b := make([]byte, rtmsgSize)
 	b[0], b[1] = unix.AF_INET, 32
 	bodies, err := r.execute(unix.RTM_GETROUTE, unix.NLM_F_ACK, unix.RTM_NEWROUTE, appendAttribute(b, unix.RTA_DST, a.AsSlice()))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -355,7 +354,7 @@ func (x *ntfsIndex) entry(e []byte) error {
 	case slices.ContainsFunc(azureFiles(), func(n string) bool { return strings.EqualFold(n, name) }):
 		x.allowed = append(x.allowed, ref)
 	default:
-		return fmt.Errorf("it holds %q", oneLine(name, 60))
+		return errorf("it holds %q", oneLine(name, 60))
 	}
 	if len(x.short)+len(x.allowed) > 16 {
 		return broken("NTFS directory index")

@@ -3,7 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
-	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -126,7 +126,7 @@ func (p *ovfParser) fail(n *ovfNode, reason string) {
 
 func (p *ovfParser) note(format string, args ...any) {
 	if len(p.spec.Notes) < 32 {
-		p.spec.Notes = append(p.spec.Notes, fmt.Sprintf(format, args...))
+		p.spec.Notes = append(p.spec.Notes, sprintf(format, args...))
 	}
 }
 
@@ -373,7 +373,7 @@ func (s *spec) ovf() []byte {
 	element("HostName", s.HostName)
 	element("UserName", s.UserName)
 	if allow, known := s.passwordAuth(); known {
-		element("DisableSshPasswordAuthentication", fmt.Sprint(!allow))
+		element("DisableSshPasswordAuthentication", strconv.FormatBool(!allow))
 	}
 	b.WriteString("<SSH><PublicKeys>")
 	for _, k := range s.Keys {

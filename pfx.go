@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"fmt"
 )
 
 // PKCS#12 (RFC 7292) with the empty password: what the platform keeps
@@ -132,7 +131,7 @@ func (o *pfxOpener) note(what string, err error) {
 	if !errors.As(err, &unknown) {
 		o.wrong = true
 	}
-	o.notes = append(o.notes, fmt.Sprintf("%s is left out: %v", what, err))
+	o.notes = append(o.notes, sprintf("%s is left out: %v", what, err))
 }
 
 // authenticated opens an AuthenticatedSafe. Only damage is an error: what can't be

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -76,11 +75,11 @@ func checkPlan(plan []step) error {
 	for _, s := range plan {
 		for _, n := range slices.Concat(s.needs, s.wants) {
 			if !seen[n] {
-				return fmt.Errorf("plan: step %s needs %s, which does not come before it", s.name, n)
+				return errorf("plan: step %s needs %s, which does not come before it", s.name, n)
 			}
 		}
 		if seen[s.name] {
-			return fmt.Errorf("plan: step %s stands twice", s.name)
+			return errorf("plan: step %s stands twice", s.name)
 		}
 		seen[s.name] = true
 	}
@@ -270,7 +269,7 @@ func (r *running) awaitWanted(s step, cfg *config) {
 func runSafely(s step, b *boot, ctx context.Context) (text string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = failureHint("run", s.name, fmt.Errorf("internal error: %s", panicText(p)), "this is a defect of azprov: report it")
+			err = failureHint("run", s.name, errorf("internal error: %s", panicText(p)), "this is a defect of azprov: report it")
 		}
 	}()
 	return s.run(b, ctx)
@@ -282,5 +281,5 @@ func panicText(p any) string {
 		text, _, _ := strings.Cut(err.Error(), "\n")
 		return text
 	}
-	return fmt.Sprintf("panic of type %T", p)
+	return "panic"
 }

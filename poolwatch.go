@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,7 +83,7 @@ func (w *poolWatch) watch(ctx context.Context) {
 		}
 		if time.Since(said) >= poolReport {
 			said = time.Now()
-			w.m.log.note("pool", fmt.Sprintf("still waiting to be given to a customer (%s)", w.kind))
+			w.m.log.note("pool", sprintf("still waiting to be given to a customer (%s)", w.kind))
 		}
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -200,7 +199,7 @@ func (p *reprovision) poll(ctx context.Context, b *boot) (doc secret, ended bool
 			s, parseErr := parseOVF(resp.body)
 			if parseErr == nil {
 				s.wipe()
-				b.log.note("pool", fmt.Sprintf("reprovision data came, asked for %d times", p.asked))
+				b.log.note("pool", sprintf("reprovision data came, asked for %d times", p.asked))
 				return resp.body, false
 			}
 			err, pause = failure("parse reprovision data", "", parseErr), reprovisionLong

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 
@@ -35,9 +34,9 @@ func (c *change) make(g *guest) error {
 
 // text is the change as a line.
 func (c *change) text() string {
-	s := fmt.Sprintf("%-6s %s", c.action, oneLine(c.path, 300))
+	s := sprintf("%-6s %s", c.action, oneLine(c.path, 300))
 	if c.files > 1 {
-		s += fmt.Sprintf(" with %d files, %d bytes", c.files-1, c.bytes)
+		s += sprintf(" with %d files, %d bytes", c.files-1, c.bytes)
 	}
 	return s + ": " + c.why + "\n"
 }

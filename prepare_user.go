@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"slices"
@@ -51,7 +50,7 @@ func (p *preparation) refuseHome(passwd *accountFile, i int) error {
 			continue
 		}
 		if other, err := p.m.guest.resolve(path.Clean("/" + o[5])); err != nil || other == rel || strings.HasPrefix(other, rel+"/") {
-			return fmt.Errorf("the account %s lives there too", oneLine(o[0], 40))
+			return errorf("the account %s lives there too", oneLine(o[0], 40))
 		}
 	}
 	info, err := p.m.guest.stat(home)
@@ -152,7 +151,7 @@ func (p *preparation) planHome() (gid string, err error) {
 	} else {
 		f := passwd.fields(i, 7)
 		if f == nil {
-			return "", failure("read", "/etc/passwd", fmt.Errorf("the line of %s is broken", p.user))
+			return "", failure("read", "/etc/passwd", errorf("the line of %s is broken", p.user))
 		}
 		uid, err := strconv.Atoi(f[2])
 		low := loadSettings(p.m.guest, "/etc/login.defs").number("UID_MIN", 1000)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -72,7 +71,7 @@ func mergeSpecs(list []*spec) *spec {
 		case *into == "":
 			*into = value
 		case value != "" && value != *into:
-			m.Notes = append(m.Notes, fmt.Sprintf("%s: %q counts, %s says %q", what, oneLine(*into, 64), s.Source, oneLine(value, 64)))
+			m.Notes = append(m.Notes, sprintf("%s: %q counts, %s says %q", what, oneLine(*into, 64), s.Source, oneLine(value, 64)))
 		}
 	}
 	for _, s := range list {
@@ -85,7 +84,7 @@ func mergeSpecs(list []*spec) *spec {
 		case m.DisablePasswordAuth == nil:
 			m.DisablePasswordAuth = s.DisablePasswordAuth
 		case s.DisablePasswordAuth != nil && *s.DisablePasswordAuth != *m.DisablePasswordAuth:
-			m.Notes = append(m.Notes, fmt.Sprintf("password logins disabled: %v counts, %s says %v", *m.DisablePasswordAuth, s.Source, *s.DisablePasswordAuth))
+			m.Notes = append(m.Notes, sprintf("password logins disabled: %v counts, %s says %v", *m.DisablePasswordAuth, s.Source, *s.DisablePasswordAuth))
 		}
 		m.Keys = mergeKeys(m.Keys, s.Keys)
 		if m.KeyPairs == nil {
@@ -177,7 +176,7 @@ func (b *boot) takeMedium(med *medium) (*spec, string, error) {
 		s.CustomData = med.CustomBin
 	}
 	b.medium = med
-	return s, fmt.Sprintf("%s, %s, %s", med.Device, med.FileSystem, oneLine(med.Label, 40)), nil
+	return s, sprintf("%s, %s, %s", med.Device, med.FileSystem, oneLine(med.Label, 40)), nil
 }
 
 // mediumNotNeeded says whether the metadata service has given all that a medium
@@ -246,7 +245,7 @@ func (b *boot) noSource() error {
 	if medium == nil {
 		medium = errNoMedium
 	}
-	return failure("learn what this VM was created with", "", fmt.Errorf("%w; and no metadata: %w", medium, imds))
+	return failure("learn what this VM was created with", "", errorf("%w; and no metadata: %w", medium, imds))
 }
 
 // stepMetadata applies what the metadata service adds to a medium that was read

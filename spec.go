@@ -1,7 +1,5 @@
 package main
 
-import "fmt"
-
 // secret is a text that must never be printed. Its String and JSON forms are
 // "[redacted]"; wipe overwrites the bytes.
 type secret []byte
@@ -14,12 +12,6 @@ func (s secret) String() string {
 	}
 	return redacted
 }
-
-// GoString keeps %#v from printing the bytes.
-func (s secret) GoString() string { return s.String() }
-
-// Format keeps every fmt verb, %x and %s of the bytes included, from printing them.
-func (s secret) Format(f fmt.State, _ rune) { f.Write([]byte(s.String())) }
 
 func (s secret) wipe() { clear(s[:cap(s)]) }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"strings"
@@ -129,7 +128,7 @@ func (m *machine) applyKeys(a *account, keys []sshKey) (string, error) {
 		total += len(byPath[p])
 		added += n
 	}
-	return fmt.Sprintf("%d keys, %d new", total, added), nil
+	return sprintf("%d keys, %d new", total, added), nil
 }
 
 // keyPath turns the path asked for into one relative to the account's home.
@@ -147,7 +146,7 @@ func keyPath(a *account, asked, standard string) (string, error) {
 			return rel, nil
 		}
 	}
-	return "", failure("use key path", oneLine(asked, 200), fmt.Errorf("it leaves the home %s", a.Home))
+	return "", failure("use key path", oneLine(asked, 200), errorf("it leaves the home %s", a.Home))
 }
 
 // authorizedKeysPath is where sshd looks first: the first entry of

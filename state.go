@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -77,7 +76,7 @@ func parseInstance(data []byte) (instance, error) {
 }
 
 func (in instance) encode() []byte {
-	return fmt.Appendf(nil, "id=%s\nprogress=%s\nscript=%s\n", in.ID, in.Progress, oneLine(in.Script, 200))
+	return []byte(sprintf("id=%s\nprogress=%s\nscript=%s\n", in.ID, string(in.Progress), oneLine(in.Script, 200)))
 }
 
 // of says whether the record is about the VM with this id: the same UUID in

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -20,7 +19,7 @@ func printPlan(w io.Writer, cfg *config, json bool) int {
 		io.WriteString(w, indentJSON(object{{"steps", list}}))
 		return exitOK
 	}
-	fmt.Fprintf(w, "%-11s %-12s %-12s %-34s %s\n", "step", "weight", "when", "needs", "what")
+	fprintf(w, "%-11s %-12s %-12s %-34s %s\n", "step", "weight", "when", "needs", "what")
 	for _, s := range steps {
 		needs := strings.Join(s.needs, " ")
 		if s.last {
@@ -29,7 +28,7 @@ func printPlan(w io.Writer, cfg *config, json bool) int {
 		if len(s.wants) > 0 && !s.last {
 			needs = strings.TrimSpace(needs + " (" + strings.Join(s.wants, " ") + ")")
 		}
-		fmt.Fprintf(w, "%-11s %-12s %-12s %-34s %s\n", s.name, s.weight, s.when, needs, s.about)
+		fprintf(w, "%-11s %-12s %-12s %-34s %s\n", s.name, s.weight, s.when, needs, s.about)
 	}
 	io.WriteString(w, "A step starts when what it needs has ended well; what stands in brackets is waited for briefly.\n")
 	return exitOK
@@ -44,7 +43,7 @@ func printStatus(stdout, stderr io.Writer, a *arguments) int {
 	defer g.close()
 	data, err := g.read(stateDir+"/status.json", maxJSON)
 	if errors.Is(err, os.ErrNotExist) {
-		fmt.Fprintln(stderr, "azprov: no run has left a status below", a.root)
+		fprintf(stderr, "azprov: no run has left a status below %s\n", a.root)
 		return exitFailed
 	}
 	var o object
@@ -57,7 +56,7 @@ func printStatus(stdout, stderr io.Writer, a *arguments) int {
 		}
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "azprov: %v\n", failure("read status", stateDir+"/status.json", err))
+		fprintf(stderr, "azprov: %v\n", failure("read status", stateDir+"/status.json", err))
 		return exitFailed
 	}
 	if a.json {
@@ -71,15 +70,15 @@ func printStatus(stdout, stderr io.Writer, a *arguments) int {
 func writeStatus(w io.Writer, o object) {
 	for _, key := range []string{"progress", "exit", "instance", "vm_id", "started", "took_ms", "ready_ms", "custom_data", "version", "kernel", "numa"} {
 		if text := o.text(key); text != "" {
-			fmt.Fprintf(w, "%-12s %s\n", key, oneLine(text, 200))
+			fprintf(w, "%-12s %s\n", key, oneLine(text, 200))
 		}
 	}
 	keys, _ := o.get("host_keys").([]any)
 	for _, v := range keys {
 		k, _ := v.(object)
-		fmt.Fprintf(w, "%-12s %s %s\n", "host_key", oneLine(k.text("type"), 40), oneLine(k.text("sha256"), 80))
+		fprintf(w, "%-12s %s %s\n", "host_key", oneLine(k.text("type"), 40), oneLine(k.text("sha256"), 80))
 	}
-	fmt.Fprintf(w, "\n%-11s %-8s %9s %9s  %s\n", "step", "outcome", "start ms", "end ms", "text")
+	fprintf(w, "\n%-11s %-8s %9s %9s  %s\n", "step", "outcome", "start ms", "end ms", "text")
 	steps, _ := o.get("steps").([]any)
 	for _, v := range steps {
 		s, _ := v.(object)
@@ -87,11 +86,11 @@ func writeStatus(w io.Writer, o object) {
 		if e, _ := s.get("error").(object); e != nil {
 			text = e.text("text")
 		}
-		fmt.Fprintf(w, "%-11s %-8s %9s %9s  %s\n", oneLine(s.text("name"), 11), oneLine(s.text("outcome"), 8), s.text("start_ms"), s.text("end_ms"), oneLine(text, 300))
+		fprintf(w, "%-11s %-8s %9s %9s  %s\n", oneLine(s.text("name"), 11), oneLine(s.text("outcome"), 8), s.text("start_ms"), s.text("end_ms"), oneLine(text, 300))
 	}
 	warnings, _ := o.get("warnings").([]any)
 	for _, v := range warnings {
 		s, _ := v.(object)
-		fmt.Fprintf(w, "warning: %s: %s\n", oneLine(s.text("step"), 20), oneLine(s.text("text"), 900))
+		fprintf(w, "warning: %s: %s\n", oneLine(s.text("step"), 20), oneLine(s.text("text"), 900))
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 )
@@ -40,7 +39,7 @@ func (m *machine) allowSudo(e *edit, a *account) error {
 	if !a.HasPassword {
 		right = "NOPASSWD: ALL"
 	}
-	rule := fmt.Sprintf("# Written by azprov: the account that this VM was created with.\n%s ALL=(ALL:ALL) %s\n", a.Name, right)
+	rule := sprintf("# Written by azprov: the account that this VM was created with.\n%s ALL=(ALL:ALL) %s\n", a.Name, right)
 	if err := e.put(sudoersFile, []byte(rule), rootFile(0o440)); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +40,7 @@ func (m *machine) swapFile(root *rootDir, dir string) (string, error) {
 	shown := m.cfg.ResourceMount + "/" + swapName
 	path := filepath.Join(dir, swapName)
 	if size < 10*page || size/page > 1<<32-1 {
-		return "", failure("make swap file", shown, fmt.Errorf("%d bytes are no size for swap", m.cfg.Swap))
+		return "", failure("make swap file", shown, errorf("%d bytes are no size for swap", m.cfg.Swap))
 	}
 	text := "swap " + sizeText(size)
 	info, err := root.lstat(swapName)

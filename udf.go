@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"fmt"
 	"strings"
 )
 
@@ -40,7 +39,7 @@ const (
 //	id(2) version(2) checksum(1) reserved(1) serial(2) crc(2) crc length(2) location(4)
 func udfTag(b []byte, id uint16, location int64) error {
 	if len(b) < 16 || binary.LittleEndian.Uint16(b) != id {
-		return broken(fmt.Sprintf("no UDF descriptor %#x where one should be", id))
+		return broken(sprintf("no UDF descriptor 0x%x where one should be", id))
 	}
 	var sum byte
 	for i, c := range b[:16] {
@@ -111,7 +110,7 @@ func readUDFLong(b []byte) udfLong {
 }
 
 func (v *udfVolume) describe() (string, string) {
-	return fmt.Sprintf("udf %x.%02x", v.revision>>8, v.revision&0xff), v.label
+	return sprintf("udf %x.%02x", v.revision>>8, v.revision&0xff), v.label
 }
 
 // openUDF recognises a volume and reads its descriptors.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"slices"
@@ -93,7 +92,7 @@ func (m *machine) applyUser(_ context.Context, s *spec) (*account, string, error
 	if err := errors.Join(err, <-home); err != nil {
 		return nil, "", err
 	}
-	summary := fmt.Sprintf("%s uid %d", a.Name, a.UID)
+	summary := sprintf("%s uid %d", a.Name, a.UID)
 	if !a.Created {
 		summary += ", existed"
 	}
@@ -184,12 +183,12 @@ func (u *userEdit) account(name string) (*account, error) {
 	if i := u.files.passwd.find(name); i >= 0 {
 		f := u.files.passwd.fields(i, 7)
 		if f == nil {
-			return nil, failure("read", "/etc/passwd", fmt.Errorf("the line of %s is broken", name))
+			return nil, failure("read", "/etc/passwd", errorf("the line of %s is broken", name))
 		}
 		uid, err1 := strconv.Atoi(f[2])
 		gid, err2 := strconv.Atoi(f[3])
 		if err1 != nil || err2 != nil || uid < 0 || gid < 0 {
-			return nil, failure("read", "/etc/passwd", fmt.Errorf("the ids of %s are broken", name))
+			return nil, failure("read", "/etc/passwd", errorf("the ids of %s are broken", name))
 		}
 		if (uid < uidMin || uid == 65534) && !u.m.cfg.UserSystem {
 			return nil, failureHint("use account", name, errors.New("it is a system account"), "choose another name, or set user.system=yes")
@@ -248,7 +247,7 @@ func (u *userEdit) primaryGroup(name string, uid int) (int, error) {
 				return gid, nil
 			}
 		}
-		return 0, failure("read", "/etc/group", fmt.Errorf("the line of %s is broken", name))
+		return 0, failure("read", "/etc/group", errorf("the line of %s is broken", name))
 	}
 	used := u.files.group.ids(2)
 	gid := uid

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,15 +38,15 @@ type wireServer struct {
 // newWireServer takes an IPv4 address with or without port. Health is "xml" or
 // "json". Log is told once why a request is being retried.
 func newWireServer(endpoint, health string, log func(string)) (*wireServer, error) {
-	addr, err := netip.ParseAddrPort(endpoint)
+	addr, err := parseAddrPort(endpoint)
 	if err != nil {
-		ip, err := netip.ParseAddr(endpoint)
+		ip, err := parseAddr(endpoint)
 		if err != nil || !ip.Is4() {
 			return nil, failureHint("use wire server", oneLine(endpoint, 60), errors.New("not an IPv4 address"), "set wireserver to an address")
 		}
-		addr = netip.AddrPortFrom(ip, 80)
+		addr = ipAddrPort{ip, 80}
 	}
-	if !addr.Addr().Is4() {
+	if !addr.Addr.Is4() {
 		return nil, failure("use wire server", endpoint, errors.New("not an IPv4 address"))
 	}
 	return &wireServer{client: newHTTPClient(addr), endpoint: endpoint, json: health == "json", log: log}, nil
@@ -176,7 +174,7 @@ func (w *wireServer) retry(ctx context.Context, what string, f func() error) err
 		case <-ctx.Done():
 			timer.Stop()
 		}
-		return failureHint(what, fmt.Sprintf("from %s, %d tries", w.endpoint, tries), err, "no success before the deadline")
+		return failureHint(what, sprintf("from %s, %d tries", w.endpoint, tries), err, "no success before the deadline")
 	}
 }
 
@@ -275,12 +273,12 @@ const healthTextLimit = 4096
 func healthXML(gs *goalState, h health) []byte {
 	var b bytes.Buffer
 	b.WriteString(`<?xml version="1.0" encoding="utf-8"?><Health xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema">`)
-	fmt.Fprintf(&b, "<GoalStateIncarnation>%s</GoalStateIncarnation><Container><ContainerId>%s</ContainerId><RoleInstanceList><Role><InstanceId>%s</InstanceId><Health><State>%s</State>",
+	fprintf(&b, "<GoalStateIncarnation>%s</GoalStateIncarnation><Container><ContainerId>%s</ContainerId><RoleInstanceList><Role><InstanceId>%s</InstanceId><Health><State>%s</State>",
 		escapeXML(gs.Incarnation), escapeXML(gs.ContainerID), escapeXML(gs.InstanceID), escapeXML(h.State))
 	if text := cutEscaped(h.Description, healthTextLimit); h.SubStatus != "" {
-		fmt.Fprintf(&b, "<Details><SubStatus>%s</SubStatus>", escapeXML(h.SubStatus))
+		fprintf(&b, "<Details><SubStatus>%s</SubStatus>", escapeXML(h.SubStatus))
 		if text != "" {
-			fmt.Fprintf(&b, "<Description>%s</Description>", escapeXML(text))
+			fprintf(&b, "<Description>%s</Description>", escapeXML(text))
 		}
 		b.WriteString("</Details>")
 	}

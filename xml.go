@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -29,7 +28,7 @@ type xmlError struct {
 }
 
 func (e *xmlError) Error() string {
-	return fmt.Sprintf("line %d, column %d, element %s: %s", e.Line, e.Column, e.Element, e.Reason)
+	return sprintf("line %d, column %d, element %s: %s", e.Line, e.Column, e.Element, e.Reason)
 }
 
 type xmlKind int
