@@ -193,7 +193,11 @@ func waitFD(ctx context.Context, fd int, events int16, limit time.Duration) erro
 		}
 		left := time.Until(end)
 		if deadline, has := ctx.Deadline(); has {
-			left = min(left, time.Until(deadline))
+			rest := time.Until(deadline)
+			if rest <= 0 { // ctx itself may say so a little later
+				return context.DeadlineExceeded
+			}
+			left = min(left, rest)
 		}
 		if left <= 0 {
 			return unix.ETIMEDOUT
