@@ -23,16 +23,6 @@ func addrFrom4(b [4]byte) ipAddr {
 
 func addrFrom16(b [16]byte) ipAddr { return ipAddr{b, 128} }
 
-// addrFromSlice takes 4 or 16 bytes; other lengths make no address.
-func addrFromSlice(b []byte) ipAddr {
-	var a ipAddr
-	if len(b) == 4 || len(b) == 16 {
-		a.bits = uint8(8 * len(b))
-		copy(a.bytes[:], b)
-	}
-	return a
-}
-
 func (a ipAddr) IsValid() bool { return a.bits != 0 }
 func (a ipAddr) Is4() bool     { return a.bits == 32 }
 func (a ipAddr) Is6() bool     { return a.bits == 128 }
