@@ -9,9 +9,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -143,17 +145,26 @@ func Start(ctx context.Context, m Machine, show func(ConsoleLine)) (*Booted, err
 	var complaints bytes.Buffer
 	v.cmd.Stderr = &complaints
 	v.cmd.WaitDelay = 2 * time.Second
+	v.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	v.started = time.Now()
-	if err := v.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start QEMU (package qemu-system-x86): %w", err)
-	}
+	start := make(chan error)
 	go func() {
+		runtime.LockOSThread() // Pdeathsig is of the thread, which stays until QEMU ends
+		defer runtime.UnlockOSThread()
+		err := v.cmd.Start()
+		start <- err
+		if err != nil {
+			return
+		}
 		defer close(v.done)
 		v.read(out, show)
 		if err := v.cmd.Wait(); err != nil && ctx.Err() == nil {
 			v.err = fmt.Errorf("QEMU: %w: %s", err, strings.TrimSpace(complaints.String()))
 		}
 	}()
+	if err := <-start; err != nil {
+		return nil, fmt.Errorf("start QEMU (package qemu-system-x86): %w", err)
+	}
 	return v, nil
 }
 
