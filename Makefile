@@ -18,7 +18,7 @@ MAX_SIZE := 3000000
 MAX_GZIP := 1250000
 MAX_XZ   := 1050000
 
-FUZZTIME ?= 5s
+FUZZTIME ?= 2s
 
 export PATH
 export CGO_ENABLED = 0
@@ -61,7 +61,7 @@ demo: azprov azuresim
 
 test: check
 	@scripts/setup test
-	$(GO) test -timeout 25m ./...
+	$(GO) test -timeout 60m ./...
 	scripts/fuzz $(FUZZTIME)
 
 check: | go

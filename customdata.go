@@ -102,7 +102,7 @@ func (m *machine) runCustomData(ctx context.Context, stored string) (string, err
 			return
 		}
 		if ws := state.Sys().(syscall.WaitStatus); ws.Signaled() {
-			ended <- sprintf("signal %d", ws.Signal())
+			ended <- sprintf("signal %d", int(ws.Signal()))
 		} else {
 			ended <- sprintf("exit %d", ws.ExitStatus())
 		}

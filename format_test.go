@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -114,15 +115,22 @@ func TestFormatArguments(t *testing.T) {
 			calls++
 			where := fset.Position(call.Pos())
 			args := call.Args[at+1:]
+			var verbs []string
 			if text := info.Types[call.Args[at]].Value; text != nil {
-				verbs := strings.Count(strings.ReplaceAll(text.ExactString(), "%%", ""), "%")
-				if verbs != len(args) {
-					t.Errorf("%s: %d verbs and %d arguments", where, verbs, len(args))
+				verbs = regexp.MustCompile(`%[-0-9]*[a-zA-Z]`).FindAllString(strings.ReplaceAll(text.ExactString(), "%%", ""), -1)
+				if len(verbs) != len(args) {
+					t.Errorf("%s: %d verbs and %d arguments", where, len(verbs), len(args))
+					return true
 				}
 			}
-			for _, arg := range args {
-				if typ := info.Types[arg].Type; !formattable(typ) {
+			for i, arg := range args {
+				typ := info.Types[arg].Type
+				if !formattable(typ) {
 					t.Errorf("%s: an argument of type %v", where, typ)
+				}
+				// Package fmt would print the number of a Stringer.
+				if verbs != nil && strings.HasSuffix(verbs[i], "d") && !strings.Contains(typ.String(), "int") && typ.String() != "byte" {
+					t.Errorf("%s: %s of type %v", where, verbs[i], typ)
 				}
 			}
 			return true
