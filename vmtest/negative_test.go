@@ -12,6 +12,7 @@ func TestBootsThatCanNotSucceed(t *testing.T) {
 	image := l.image(t, "n.img", append(l.busyboxFiles(t), "-modules", l.modules)...)
 	noNet := l.image(t, "nonet.img", append(l.busyboxFiles(t), "-modules", l.modules, "-without", "virtio_net")...)
 	noDVD := l.write(t, "nodvd.json", `[{"service":"media","action":"missing"}]`, 0o600)
+	noSource := l.write(t, "nosource.json", `[{"service":"media","action":"missing"},{"service":"imds","action":"refuse","seconds":600}]`, 0o600)
 	noDHCP := l.write(t, "nodhcp.json", `[{"service":"dhcp","action":"drop"}]`, 0o600)
 	const short = "azprov.media.wait=2s azprov.network.wait=3s azprov.deadline=20s azprov.root.wait=2s azprov.rescue=poweroff "
 	for _, c := range []struct {
@@ -22,8 +23,10 @@ func TestBootsThatCanNotSucceed(t *testing.T) {
 	}{
 		{"root= names nothing", "root=UUID=dead", []string{"-initrd", image},
 			[]string{"wait 2s for root UUID=dead: no such device", "there is no block device at all", "poweroff"}, "NotReady ProvisioningFailed"},
-		{"no DVD", "", []string{"-initrd", image, "-faults", noDVD},
-			[]string{"azprov: media      error:", "azprov ended with 1; going on", "poweroff"}, "NotReady ProvisioningFailed"},
+		{"no DVD, but the metadata service", "", []string{"-initrd", image, "-faults", noDVD},
+			[]string{"spec       without a medium", "Ready acknowledged", "poweroff"}, "Ready "},
+		{"no DVD, no metadata service", "azprov.imds.deadline=3s", []string{"-initrd", image, "-faults", noSource},
+			[]string{"error: ", "azprov ended with 1; going on", "poweroff"}, "NotReady ProvisioningFailed"},
 		{"no DHCP", "", []string{"-initrd", image, "-faults", noDHCP},
 			[]string{"azprov: lease      error:", "azprov ended with 4; going on", "poweroff"}, ""},
 		{"the network's module is missing", "", []string{"-initrd", noNet},
@@ -73,7 +76,8 @@ func TestProvisionerKilled(t *testing.T) {
 	l := newLab(t)
 	killer := l.write(t, "killer", "#!/bin/sh\nexport PATH=/bin\nbusybox mount -t proc proc /proc\n"+
 		"(while :; do for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n != 1 ] && busybox grep -q azprov.-root $p/cmdline 2>/dev/null && busybox kill -9 $n && exit; done; done) &\n"+
-		"exec /bin/azprov init -- /bin/sh -c 'echo the command runs'\n", 0o755)
+		// The kernel drops what a session's leader has said when it ends: it stays a moment.
+		"exec /bin/azprov init -- /bin/sh -c 'echo the command runs; busybox sleep 1'\n", 0o755)
 	image := l.image(t, "k.img", append(l.busyboxFiles(t), "-azprov", "", "-modules", l.modules, "-file", killer+":/init", "-file", l.azprov+":/bin/azprov")...)
 	// Without a DVD azprov waits for one, long enough to be found and killed.
 	noDVD := l.write(t, "nodvd.json", `[{"service":"media","action":"missing"}]`, 0o600)
