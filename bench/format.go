@@ -93,7 +93,7 @@ func buildFormatter(program string) error {
 	}
 	files, _ := filepath.Glob("ext4*.go")
 	replace := map[string]string{}
-	for _, name := range append(files, "area.go", "formatmarker.go", "ioctl.go") {
+	for _, name := range append(files, "area.go", "formatmarker.go", "format.go", "ioctl.go") {
 		if matched, _ := filepath.Match("*_test.go", name); !matched {
 			replace[filepath.Join(here, "bench", "mkext4", name)] = filepath.Join(here, name)
 		}
