@@ -114,7 +114,6 @@ func appendJSON(b []byte, v any) []byte {
 }
 
 func appendJSONString(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	for _, r := range s {
 		switch {
@@ -124,7 +123,7 @@ func appendJSONString(b []byte, s string) []byte {
 			b = append(b, `\n`...)
 		case r < 0x20 || r == 0x7f:
 			b = append(b, `\u00`...)
-			b = append(b, hex[r>>4], hex[r&15])
+			b = append(b, hexDigits[r>>4], hexDigits[r&15])
 		default:
 			b = utf8.AppendRune(b, r)
 		}

@@ -64,10 +64,9 @@ func publicLine(blob []byte, comment string) string {
 // fingerprints are the two forms in which ssh-keygen -l prints a public key in
 // wire form: SHA256:base64 without padding, and hex pairs of the MD5.
 func fingerprints(blob []byte) (sha, md5 string) {
-	const hex = "0123456789abcdef"
 	var pairs []byte
 	for _, b := range md5Sum(blob) {
-		pairs = append(pairs, hex[b>>4], hex[b&15], ':')
+		pairs = append(pairs, hexDigits[b>>4], hexDigits[b&15], ':')
 	}
 	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sha256Sum(blob)), string(pairs[:len(pairs)-1])
 }
